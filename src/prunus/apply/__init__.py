@@ -1,0 +1,1 @@
+"""Acting on a plan: cutting a model and proving the result."""

@@ -1,0 +1,53 @@
+"""The smaller model as a graph: state cut, constants cut, sizes rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunus.graph.fit import fit, fit_constants
+from prunus.graph.interpret import GraphModel
+from prunus.graph.private import state_of
+from prunus.graph.trace import Graph
+from prunus.graph.width import Keep, mask_of, touched
+
+
+def cut_state(graph: Graph, state: Mapping[str, Tensor], keep: Keep, alive: Keep) -> dict[str, Tensor]:
+    """State at the widths of `alive`, cut to those of `keep`."""
+    return {name: cut_one(graph, name, tensor, keep, alive) for name, tensor in state.items() if name in graph.state}
+
+
+def cut_one(graph: Graph, name: str, tensor: Tensor, keep: Keep, alive: Keep) -> Tensor:
+    """One state tensor, cut; the same tensor where nothing of it goes. Memory format is kept."""
+    whole = tensor
+    for dim, axis in enumerate(graph.state_axes[name]):
+        if touched(axis, keep):
+            stays = mask_of(axis, keep)[mask_of(axis, alive)]
+            if not bool(stays.all()):
+                tensor = tensor.index_select(dim, stays.nonzero().flatten().to(tensor.device))
+    if tensor is not whole and whole.ndim == 4 and whole.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return tensor
+
+
+def graph_model(graph: Graph, model: nn.Module, keep: Keep, alive: Keep) -> GraphModel:
+    """The graph at the widths of `keep`, with the cut weights of `model`, which is at the widths of `alive`."""
+    state = state_of(model).tensors
+    cut = cut_state(graph, state, keep, alive)
+    tensors = {name: _own(t, state[name]) for name, t in cut.items()}
+    made = GraphModel(
+        (fit(graph, graph.eval, keep), fit(graph, graph.train, keep) if graph.train else None),
+        tensors,
+        graph.parameters,
+        fit_constants(graph, keep),
+        graph.aliases,
+        graph.inputs,
+    )
+    return made.train(model.training)
+
+
+def _own(cut: Tensor, whole: Tensor) -> Tensor:
+    """A tensor of its own, with the whole one's `requires_grad`."""
+    return cut.detach().clone(memory_format=torch.preserve_format).requires_grad_(whole.requires_grad)

@@ -1,0 +1,61 @@
+"""Draw all floating state anew, repeatably: default weights (identity norms, zero gains) hide wrong indices."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from prunus.graph.nest import input_tensors, with_tensors
+from prunus.graph.node import Ref
+from prunus.graph.trace import Graph
+from prunus.types import Inputs
+
+
+def redrawer(graph: Graph, state: Mapping[str, Tensor]) -> Callable[[str], Tensor]:
+    """State name -> the same tensor at each call, in float64: scales and variances in [0.5, 1.5], biases and weights
+    normal, weights with the variance that keeps activations in range. Integers stay as they are.
+    """
+    biases = _biases(graph)
+
+    def draw(name: str) -> Tensor:
+        given = state[name].detach()
+        if not given.dtype.is_floating_point:
+            return given.clone()
+        random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        if given.ndim >= 2:
+            fan_in = max(1, given.numel() // given.shape[0])
+            return torch.randn(given.shape, generator=random, dtype=torch.float64) * fan_in**-0.5
+        if name in biases:
+            return torch.randn(given.shape, generator=random, dtype=torch.float64) * 0.5
+        return torch.rand(given.shape, generator=random, dtype=torch.float64) + 0.5
+
+    return draw
+
+
+def _biases(graph: Graph) -> set[str]:
+    """State that is added: biases and running means."""
+    found: set[str] = set()
+    for mode in graph.modes:
+        for node in mode.program.nodes:
+            bound = node.bound()
+            for name in ("bias", "running_mean"):
+                value = bound.get(name)
+                if isinstance(value, Ref):
+                    found |= mode.inferred.roots.get(value.name, frozenset())
+    return found
+
+
+def redraw_inputs(inputs: Inputs) -> Inputs:
+    """Floating inputs drawn anew; integer ones cannot be, so their values change places along the last dimension."""
+    tensors = {path: _redraw(t) for path, t in input_tensors(inputs).items()}
+    return with_tensors(inputs, tensors)
+
+
+def _redraw(tensor: Tensor) -> Tensor:
+    random = torch.Generator().manual_seed(tensor.shape[-1] if tensor.ndim else 0)
+    if tensor.dtype.is_floating_point:
+        return torch.randn(tensor.shape, generator=random, dtype=torch.float64)
+    return tensor[..., torch.randperm(tensor.shape[-1], generator=random)] if tensor.ndim else tensor.clone()

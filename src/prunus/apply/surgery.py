@@ -1,0 +1,168 @@
+"""Cut the user's own class: tensors replaced, and the integers of modules that sizes come from."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from prunus.graph.private import plain_tensors, private_copy
+from prunus.graph.trace import Graph, integers_of
+from prunus.graph.width import Keep, counts, length
+
+_MOST_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An integer of a module that changes: attribute `key` (`name`, or `name.i` in a tuple) from `old` to `new`."""
+
+    module: str
+    key: str
+    old: int
+    new: int
+
+
+def candidates(graph: Graph, model: nn.Module, state: Mapping[str, Tensor], keep: Keep, alive: Keep) -> Iterator[nn.Module]:
+    """Copies of the user's model with the cut state, most likely first; whether one is right is for a proof to say.
+
+    Integers of known layers follow from the shapes of their weights. In other modules, integers that equal a changed
+    size of that very module are changed; where that is ambiguous, the alternatives follow.
+    """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        warnings.warn(
+            "The model has forward hooks: the smaller copy has them too, but what they closed over is still the "
+            "original model's.",
+            stacklevel=4,
+        )
+    sure, unsure = _edits(graph, model, state, keep, alive)
+    for choice in itertools.islice(itertools.product(*unsure.values()), _MOST_TRIES):
+        chosen = [edit for edits in choice for edit in edits]
+        copy = private_copy(model, share=False)
+        replace_state(copy, state, graph.aliases)
+        apply_edits(copy, [*sure, *chosen])
+        yield copy
+
+
+def _edits(
+    graph: Graph, model: nn.Module, state: Mapping[str, Tensor], keep: Keep, alive: Keep
+) -> tuple[list[Edit], dict[tuple[str, str, int], list[list[Edit]]]]:
+    """Edits that are clear, and for each ambiguous (class, attribute, value) the alternatives."""
+    integers = integers_of(model)
+    sizes = _changed_sizes(graph, keep, alive)
+    known = {e for path, module in model.named_modules() for e in _known_layer(path, module, state, sizes)}
+    settled = {(e.module, e.key) for e in known}
+    unsure: dict[tuple[str, str, int], list[list[Edit]]] = {}
+    for (path, old), news in sizes.items():
+        keys = [k for k, v in integers.get(path, {}).items() if v == old and (path, k) not in settled]
+        changed = sorted(news - {old})
+        if len(news) == 1 and len(keys) == 1:
+            known |= {Edit(path, keys[0], old, new) for new in changed}
+            continue
+        for key in keys if changed else ():
+            options = unsure.setdefault((type(model.get_submodule(path)).__name__, key, old), [[], []])
+            options[0].extend(Edit(path, key, old, new) for new in changed[:1])
+    return list(known), unsure
+
+
+def _changed_sizes(graph: Graph, keep: Keep, alive: Keep) -> dict[tuple[str, int], set[int]]:
+    """(module, size in its code) -> what that size becomes, over all operations of that module."""
+    before, after = counts(alive), counts(keep)
+    found: dict[tuple[str, int], set[int]] = {}
+    for mode in graph.modes:
+        for node in mode.program.nodes:
+            note = mode.inferred.notes.get(node.name)
+            for axis in note.sizes.values() if note else ():
+                found.setdefault((node.module, length(axis, before)), set()).add(length(axis, after))
+    return found
+
+
+def _known_layer(
+    path: str, module: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[tuple[str, int], set[int]]
+) -> Iterator[Edit]:
+    """The integers of torch's own layers that say the shape of their weight, and their groups."""
+    weight = state.get(f"{path}.weight".lstrip("."))
+    if weight is None:
+        return
+    shape = tuple(weight.shape)
+    names: dict[str, int] = {}
+    if isinstance(module, nn.modules.conv._ConvNd):
+        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        wide, narrow = ("in_channels", "out_channels") if transposed else ("out_channels", "in_channels")
+        groups = min(sizes.get((path, module.groups), {module.groups}))
+        names = {wide: shape[0], narrow: shape[1] * groups, "groups": groups}
+    elif isinstance(module, nn.Linear):
+        names = {"out_features": shape[0], "in_features": shape[1]}
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        names = {"num_features": shape[0]}
+    elif isinstance(module, nn.Embedding):
+        names = {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        names = {f"normalized_shape.{i}": size for i, size in enumerate(shape)}
+    elif isinstance(module, nn.GroupNorm):
+        names = {"num_channels": shape[0], "num_groups": min(sizes.get((path, module.num_groups), {module.num_groups}))}
+    for key, new in names.items():
+        old = read_integer(module, key)
+        if old is not None and old != new:
+            yield Edit(path, key, old, new)
+
+
+def read_integer(module: nn.Module, key: str) -> int | None:
+    """The integer `name`, or `name.i` in a tuple; None where there is no plain integer."""
+    name, _, index = key.partition(".")
+    value = vars(module).get(name)
+    if index:
+        value = value[int(index)] if isinstance(value, tuple) and int(index) < len(value) else None
+    return value if type(value) is int else None
+
+
+def apply_edits(model: nn.Module, edits: list[Edit]) -> None:
+    for edit in edits:
+        module = model.get_submodule(edit.module)
+        name, _, index = edit.key.partition(".")
+        if index:
+            entries = list(vars(module)[name])
+            entries[int(index)] = edit.new
+            setattr(module, name, tuple(entries))
+        else:
+            setattr(module, name, edit.new)
+
+
+def edits_between(before: Mapping[str, Mapping[str, int]], model: nn.Module) -> list[Edit]:
+    """What changed in the integers of a model since `before`."""
+    after = integers_of(model)
+    return [
+        Edit(path, key, old, after[path][key])
+        for path, entries in before.items()
+        for key, old in entries.items()
+        if path in after and key in after[path] and after[path][key] != old
+    ]
+
+
+def replace_state(model: nn.Module, state: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
+    """Put tensors in place of a model's own, by name; tied names get one and the same."""
+    plain = {name: (module, attribute) for name, module, attribute, _ in plain_tensors(model)}
+    placed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        placed[name] = _place(model, name, tensor, plain)
+    for name, source in aliases.items():
+        if source in placed:
+            _place(model, name, placed[source], plain)
+
+
+def _place(model: nn.Module, name: str, tensor: Tensor, plain: Mapping[str, tuple[nn.Module, str]]) -> Tensor:
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if name in plain:
+        setattr(*plain[name], tensor)
+    elif leaf in owner._parameters:
+        old = owner._parameters[leaf]
+        if not isinstance(tensor, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=old is not None and old.requires_grad)
+        owner._parameters[leaf] = tensor
+    else:
+        owner._buffers[leaf] = tensor
+    return tensor

@@ -1,0 +1,170 @@
+"""Capture a model's call as one flat list of ATen operations, without computing anything.
+
+`make_fx` runs the private copy on fake tensors (shapes only), before autograd and with gradients enabled, which keeps
+readable operations (`linear`, `conv2d`, `layer_norm`, `scaled_dot_product_attention`, `view`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx.traceback as fx_traceback
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from prunus.errors import TraceError
+from prunus.graph.nest import Path, Spec, input_tensors, take_outputs, with_tensors
+from prunus.graph.node import Meta, Node, Out, Ref
+from prunus.graph.private import State, on_each_call
+from prunus.types import Inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A captured call: its nodes in order, the nodes that are its results, and how those nest."""
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    spec: Spec
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A program and the constant tensors it holds."""
+
+    program: Program
+    constants: dict[str, Tensor]
+
+
+def capture(
+    model: nn.Module, state: State, inputs: Inputs, *, training: bool, outputs: Sequence[str] | None
+) -> Captured:
+    """Capture one call of a private copy in eval or train mode.
+
+    Raises `TraceError` when the model refuses the inputs, or branches on the values of tensors.
+    """
+    model.train(training)
+    tensors = input_tensors(inputs)
+    values = [*state.tensors.values(), *tensors.values()]
+    taken: list[tuple[Spec, list[str]]] = []
+
+    def call(*flat: Tensor) -> list[Tensor]:
+        named = dict(zip(state.tensors, flat, strict=False))
+        placed = with_tensors(inputs, dict(zip(tensors, flat[len(named) :], strict=True)))
+        result, spec, skipped = take_outputs(functional_call(model, named, placed.args, dict(placed.kwargs)), outputs)
+        taken.append((spec, skipped))
+        return result
+
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta():
+        try:
+            trace = make_fx(call, tracing_mode="fake", pre_dispatch=True, _error_on_data_dependent_ops=False)
+            module = trace(*values)
+        except TraceError:
+            raise
+        except Exception as error:
+            raise _explain(error, model, inputs) from error
+    spec, skipped = taken[-1]
+    mode = "train" if training else "eval"
+    keys = [("state", name) for name in state.tensors] + [("input", path) for path in tensors]
+    return _read(module, mode, keys, spec, skipped)
+
+
+def annotate_modules(model: nn.Module) -> None:
+    """Let every captured node of this private copy carry the path of the module that issued it."""
+    open_calls: list[AbstractContextManager[Any]] = []
+
+    def enter(path: str) -> None:
+        open_calls.append(fx_traceback.annotate({"module": path}))
+        open_calls[-1].__enter__()
+
+    def leave() -> None:
+        open_calls.pop().__exit__(None, None, None)
+
+    on_each_call(model, enter, leave)
+
+
+def _read(
+    module: fx.GraphModule, mode: str, keys: Sequence[tuple[str, str | Path]], spec: Spec, skipped: Sequence[str]
+) -> Captured:
+    nodes: list[Node] = []
+    constants: dict[str, Tensor] = {}
+    pending = iter(keys)
+    results: tuple[str, ...] = ()
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            kind, key = next(pending)
+            nodes.append(Node(node.name, kind, (key,), out=_out(node.meta["val"])))
+        elif node.op == "get_attr":
+            key = f"{mode}:{node.name}"
+            constants[key] = _constant(module, node)
+            nodes.append(Node(node.name, "constant", (key,), out=_out(constants[key])))
+        elif node.op == "output":
+            results = tuple(n.name for n in node.args[0])
+        elif isinstance(node.target, torch._ops.OpOverload) or node.target.__name__ == "getitem":
+            nodes.append(_operation(node))
+        elif node.target is not torch._C._set_grad_enabled:
+            raise TraceError(f"The model calls {node.target}, which cannot be followed. Please report it.")
+    return Captured(Program(tuple(nodes), results, spec, tuple(skipped)), constants)
+
+
+def _operation(node: fx.Node) -> Node:
+    op = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else "getitem"
+    module = (node.meta.get("custom") or {}).get("module", "")
+    kwargs = {key: _argument(value) for key, value in node.kwargs.items()}
+    return Node(node.name, op, tuple(_argument(a) for a in node.args), kwargs, _out(node.meta.get("val")), module)
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return Ref(value.name)
+    if isinstance(value, list | tuple):
+        return [_argument(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value.detach()
+
+
+def _out(value: Any) -> Out:
+    if isinstance(value, Tensor):
+        return Meta(tuple(value.shape), value.dtype)
+    if isinstance(value, list | tuple):
+        metas = [_out(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return tuple(m for m in metas if isinstance(m, Meta))
+    return None
+
+
+def _explain(error: Exception, model: nn.Module, inputs: Inputs) -> TraceError:
+    """Tell a model that refuses its inputs from one whose path depends on values."""
+    name, shapes = type(model).__name__, _shapes(input_tensors(inputs))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(*inputs.args, **inputs.kwargs)
+    except Exception as own:
+        return TraceError(
+            f"{name} refuses the example inputs ({shapes}): {type(own).__name__}: {_first_line(own)} "
+            "Pass inputs the model runs on: a tensor, a tuple of arguments, or a dict of keyword arguments."
+        )
+    return TraceError(
+        f"{name} runs on the example inputs ({shapes}) but cannot be captured, most likely because its path depends "
+        f"on the values of tensors (an `if` on a tensor, `.item()`, `.tolist()`): {type(error).__name__}: "
+        f"{_first_line(error)} Prune the part that does not branch, or rewrite the branch with torch.where."
+    )
+
+
+def _shapes(tensors: Mapping[Path, Tensor]) -> str:
+    return ", ".join(f"{path[-1]}: {tuple(t.shape)} {t.dtype}" for path, t in tensors.items()) or "no tensors"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0].rstrip(".") + "."

@@ -1,0 +1,103 @@
+"""Rewrite the sizes of a captured program for the widths that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.graph.axes import Atom
+from prunus.graph.capture import Program
+from prunus.graph.node import Meta, Node, Ref, find_refs, signature
+from prunus.graph.see import Place
+from prunus.graph.trace import Graph, Mode
+from prunus.graph.width import Keep, Size, counts, cut_tensor, length, size_of
+
+_MADE = {"zeros", "ones", "full", "empty", "rand", "randn", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full"}
+
+
+def fit(graph: Graph, mode: Mode, keep: Keep) -> Program:
+    """The program of `mode` with every size as it is once only `keep` stays; nodes nothing reads are left out."""
+    kept = counts(keep)
+    nodes = [_fit_node(node, mode, kept, graph.leaves.moving) for node in mode.program.nodes]
+    return replace(mode.program, nodes=_used(nodes, mode.program.outputs))
+
+
+def fit_constants(graph: Graph, keep: Keep) -> dict[str, Tensor]:
+    """Captured constants, cut to what stays."""
+    return {name: cut_tensor(t, graph.constant_axes[name], keep) for name, t in graph.constants.items()}
+
+
+def _fit_node(node: Node, mode: Mode, kept: Mapping[Atom, int], moving: Mapping[Atom, tuple[int, int]]) -> Node:
+    note = mode.inferred.notes.get(node.name)
+    if note is None or not (note.sizes or note.defaults):
+        return node
+    for place, axis in note.sizes.items():
+        size = size_of(axis, kept, moving)
+        node = _with_argument(node, place, _minus(size) if place in note.minus else size)
+    for name, (axis, value) in note.defaults.items():
+        if length(axis, kept) != axis.size:
+            node = _with_argument(node, Place(name), value)
+    return node
+
+
+def _minus(size: Size) -> Size:
+    return -size if isinstance(size, int) else {"times": [-1, size]}
+
+
+def _with_argument(node: Node, place: Place, value: Any) -> Node:
+    """The node with one argument (or one entry of a list argument) replaced; the result's shape is left open."""
+    names, _ = signature(node.op)
+    position = names.index(place.arg)
+    positional = position < len(node.args)
+    old = node.args[position] if positional else node.kwargs.get(place.arg)
+    if place.index is not None:
+        value = [value if i == place.index else entry for i, entry in enumerate(old)]
+    if positional:
+        return replace(node, args=(*node.args[:position], value, *node.args[position + 1 :]))
+    return replace(node, kwargs={**node.kwargs, place.arg: value})
+
+
+def _used(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
+    """Leave out state, inputs and constants that nothing reads; operations all stay, for they may act in place."""
+    read = {ref.name for node in nodes for ref in find_refs((node.args, node.kwargs))} | set(outputs)
+    return tuple(n for n in nodes if n.op not in ("state", "constant") or n.name in read)
+
+
+def lifted(program: Program, dtype: torch.dtype = torch.float64) -> Program:
+    """The program with every cast to a floating type, and every floating tensor made, at `dtype` instead."""
+    return replace(program, nodes=tuple(_lift(node, dtype) for node in program.nodes))
+
+
+def _lift(node: Node, dtype: torch.dtype) -> Node:
+    def lift(value: Any) -> Any:
+        return dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+    if "." not in node.op:
+        return node
+    name = node.op.split(".")[1].removesuffix("_")
+    if name in ("float", "half", "double", "bfloat16"):
+        return replace(node, op="aten.to.dtype", args=(*node.args[:1], dtype), kwargs={})
+    lifted = replace(node, args=tuple(map(lift, node.args)), kwargs={k: lift(v) for k, v in node.kwargs.items()})
+    makes = name in _MADE and isinstance(node.out, Meta) and node.out.dtype.is_floating_point
+    return replace(lifted, kwargs={**lifted.kwargs, "dtype": dtype}) if makes else lifted
+
+
+def without_draws(program: Program) -> Program:
+    """The program with random draws replaced by their means, so that two widths can be compared."""
+    return replace(program, nodes=tuple(_settle(node) for node in program.nodes))
+
+
+def _settle(node: Node) -> Node:
+    name = node.op.split(".")[1].removesuffix("_") if "." in node.op else ""
+    if "dropout" in name:
+        return replace(node, op="aten.alias.default", args=node.args[:1], kwargs={})
+    if name == "bernoulli" and isinstance(node.args[0], Ref):
+        mean = node.args[1] if len(node.args) > 1 else 0.5
+        return replace(node, op="aten.fill_.Scalar", args=(node.args[0], mean), kwargs={})
+    if "dropout_p" in node.bound():
+        return _with_argument(node, Place("dropout_p"), 0.0)
+    return node

@@ -1,0 +1,129 @@
+"""Run the op rules over captured programs: every axis of every tensor, and what the operations said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from prunus.graph.axes import Algebra, Axes, Axis, fresh
+from prunus.graph.capture import Program
+from prunus.graph.node import Meta, Node, Out, Ref, find_refs
+from prunus.graph.rules import find_rule
+from prunus.graph.see import Note, Place, See, Value
+
+
+@dataclass(frozen=True, eq=False)
+class Unruled:
+    """An operation that has no rule: what it touched is fixed."""
+
+    op: str
+    module: str
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred:
+    """The axes of every value of one program, and the notes its rules left.
+
+    `roots` names the state that each value made of state alone comes from.
+    """
+
+    axes: dict[str, tuple[Axes, ...]]
+    notes: dict[str, Note]
+    roots: dict[str, frozenset[str]]
+    unruled: tuple[Unruled, ...]
+
+    def of(self, name: str) -> Axes:
+        return self.axes[name][0]
+
+
+def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Algebra) -> Inferred:
+    """Infer one program; `outside` holds the axes of state, inputs and constants, shared between programs."""
+    walk = _Walk(algebra)
+    for node in program.nodes:
+        if node.op in ("state", "input", "constant"):
+            walk.axes[node.name] = (outside[node.op, node.args[0]],)
+            if node.op != "input":
+                walk.roots[node.name] = frozenset([node.args[0]] if node.op == "state" else [])
+        elif node.op == "getitem":
+            source = node.args[0].name
+            walk.axes[node.name] = (walk.axes[source][node.args[1]],)
+            if source in walk.roots:
+                walk.roots[node.name] = walk.roots[source]
+        else:
+            walk.visit(node)
+        walk.out[node.name] = node.out
+    for name in program.outputs:
+        for axis in walk.axes[name][0]:
+            algebra.say(axis, "fixed", "an output of the model")
+    return Inferred(walk.axes, walk.notes, walk.roots, tuple(walk.unruled))
+
+
+def axes_of(tensor: Tensor) -> Axes:
+    """Axes for a tensor nothing is known of yet."""
+    return tuple(fresh(size) for size in tensor.shape)
+
+
+class _Walk:
+    def __init__(self, algebra: Algebra) -> None:
+        self.algebra = algebra
+        self.axes: dict[str, tuple[Axes, ...]] = {}
+        self.out: dict[str, Out] = {}
+        self.notes: dict[str, Note] = {}
+        self.unruled: list[Unruled] = []
+        self.roots: dict[str, frozenset[str]] = {}
+
+    def visit(self, node: Node) -> None:
+        outs = _metas(node.out)
+        see = See(self.algebra, outs)
+        made = self._apply(see, node) if outs else ()
+        if made is None:
+            made = self._fix_all(node, outs)
+            self.unruled.append(Unruled(node.op, node.module))
+        for axes, meta in zip(made, outs, strict=True):
+            sizes = tuple(a.size for a in axes)
+            assert sizes == meta.shape, f"{node.op} ({node.name}): rule says {sizes}, captured {meta.shape}"
+        self.axes[node.name] = made
+        self.notes[node.name] = see.note
+        refs = [ref.name for ref in node.refs()]
+        if all(name in self.roots for name in refs):
+            self.roots[node.name] = frozenset[str]().union(*(self.roots[name] for name in refs))
+
+    def _apply(self, see: See, node: Node) -> tuple[Axes, ...] | None:
+        rule = find_rule(node.op)
+        if rule is None:
+            return None
+        bound = {name: self._value(Place(name), value) for name, value in node.bound().items()}
+        made = rule(see, **bound)
+        return made if made is None or _is_many(made) else (made,)
+
+    def _value(self, place: Place, value: Any) -> Any:
+        if isinstance(value, Ref):
+            meta = self.out[value.name]
+            assert isinstance(meta, Meta)
+            return Value(place, meta, self.axes[value.name][0], value.name in self.roots)
+        if isinstance(value, list):
+            items: list[Any] = value
+            return [self._value(Place(place.arg, i), v) if isinstance(v, Ref) else v for i, v in enumerate(items)]
+        return value
+
+    def _fix_all(self, node: Node, outs: Sequence[Meta]) -> tuple[Axes, ...]:
+        reason = f"{node.op} has no rule"
+        for ref in find_refs((node.args, node.kwargs)):
+            for axis in self.axes[ref.name][0]:
+                self.algebra.say(axis, "fixed", reason)
+        made = tuple(tuple(fresh(s) for s in meta.shape) for meta in outs)
+        for axis in (axis for axes in made for axis in axes):
+            self.algebra.say(axis, "fixed", reason)
+        return made
+
+
+def _metas(out: Out) -> tuple[Meta, ...]:
+    return (out,) if isinstance(out, Meta) else out or ()
+
+
+def _is_many(made: Any) -> bool:
+    return bool(made) and not isinstance(made[0], Axis)
+

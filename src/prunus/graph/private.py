@@ -1,0 +1,88 @@
+"""A private copy of the user's model: parameters shared, everything else its own, so that tracing touches nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import TraceError
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Every tensor a model holds: name -> tensor, tied names apart (`aliases`: other name -> name in `tensors`)."""
+
+    tensors: dict[str, Tensor]
+    aliases: dict[str, str]
+    parameters: frozenset[str]
+    plain: frozenset[str]
+    """Names of tensors kept as plain attributes: neither parameters nor buffers."""
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside `torch.compile`, `DataParallel` or `DistributedDataParallel`."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            f"{type(model).__name__} is a ScriptModule, whose code cannot be captured. Pass the nn.Module it was "
+            "scripted from."
+        )
+    inner = getattr(model, "_orig_mod", None)
+    if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = model.module
+    return unwrap(inner) if isinstance(inner, nn.Module) else model
+
+
+def private_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
+    """Copy a model; its parameters are shared (or cloned, `share=False`), buffers and plain tensors cloned."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                memo[id(value)] = value.detach().clone()
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def plain_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """(state name, owner, attribute, tensor) of every tensor kept as a plain attribute."""
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{attribute}".lstrip("."), module, attribute, value
+
+
+def adopt_plain_tensors(copy: nn.Module) -> frozenset[str]:
+    """Turn plain tensor attributes of a private copy into buffers, so that they are state like any other."""
+    found = list(plain_tensors(copy))
+    for _, module, attribute, value in found:
+        delattr(module, attribute)
+        module.register_buffer(attribute, value, persistent=False)
+    return frozenset(name for name, *_ in found)
+
+
+def state_of(model: nn.Module) -> State:
+    """Every tensor of a model by the name it has there."""
+    plain = {name: value for name, _, _, value in plain_tensors(model)}
+    return _gather(model, plain)
+
+
+def _gather(model: nn.Module, plain: dict[str, Tensor]) -> State:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    every = {**parameters, **dict(model.named_buffers(remove_duplicate=False)), **plain}
+    first: dict[int, str] = {}
+    aliases = {name: first[id(t)] for name, t in every.items() if first.setdefault(id(t), name) != name}
+    tensors = {name: t for name, t in every.items() if name not in aliases}
+    return State(tensors, aliases, frozenset(parameters), frozenset(plain))
+
+
+def on_each_call(model: nn.Module, enter: Callable[[str], None], leave: Callable[[], None]) -> None:
+    """Call `enter(path)` and `leave()` around every forward of every submodule."""
+    for path, module in model.named_modules():
+        module.register_forward_pre_hook(lambda _m, _a, path=path: enter(path), prepend=True)
+        module.register_forward_hook(lambda _m, _a, _o: leave(), always_call=True)

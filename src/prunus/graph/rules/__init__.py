@@ -1,0 +1,35 @@
+"""The table of op rules: what each operation says of the axes of its arguments and results.
+
+A rule is a function `rule(see, **arguments) -> axes of the result`. Names are ATen names without the namespace and
+the in-place underscore; `name.overload` is looked up first. A rule that returns None has met a form it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prunus.graph.rules import contract, create, normalize, pointwise, position, shape
+
+RULES: dict[str, Callable[..., Any]] = {
+    **pointwise.RULES,
+    **contract.RULES,
+    **normalize.RULES,
+    **shape.RULES,
+    **position.RULES,
+    **create.RULES,
+}
+
+
+def find_rule(op: str) -> Callable[..., Any] | None:
+    """The rule of `aten.relu_.default` is that of `relu`.
+
+    >>> find_rule("aten.relu_.default") is find_rule("aten.gelu.default")
+    True
+    """
+    namespace, _, rest = op.partition(".")
+    name, _, overload = rest.partition(".")
+    if namespace != "aten":
+        return None
+    plain = name if name in RULES or name.startswith("__") else name.removesuffix("_")
+    return RULES.get(f"{plain}.{overload}") or RULES.get(plain)

@@ -1,0 +1,115 @@
+"""`score`: how much each unit matters, from the saliencies a criterion gives to elements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from prunus.criteria import Criterion
+from prunus.errors import CriterionError, PlanError
+from prunus.graph.group import Group, Groups, Member
+from prunus.graph.private import unwrap
+from prunus.graph.width import counts, length
+from prunus.stats import Stats
+from prunus.types import Batch, Loss
+
+Reduce: TypeAlias = Literal["sum", "mean", "l2", "max"]
+Scores: TypeAlias = Mapping[str, Tensor]
+"""Group name -> one value a unit left; larger = keep."""
+
+
+def score(
+    model: nn.Module,
+    groups: Groups,
+    criterion: Criterion,
+    *,
+    data: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    reduce: Reduce = "sum",
+    seed: int = 0,
+) -> Scores:
+    """Score every unit: its saliencies over all slices it owns, reduced to one value.
+
+    `reduce`: `sum`; `mean` (over elements, so that wide and narrow layers compare); `l2`, the root of the sum of
+    squares; `max`. `model` has the widths of `groups` (after `groups.at(plan)`, the smaller model).
+
+    Raises `CriterionError` when the criterion returns unknown names, shapes that do not broadcast, or values that
+    are not finite; `PlanError` when the model does not have the shapes of the groups.
+    """
+    if reduce not in get_args(Reduce):
+        raise CriterionError(f"Unknown reduce={reduce!r}; expected one of {', '.join(get_args(Reduce))}.")
+    model = unwrap(model)
+    check_shapes(model, groups)
+    names = tuple(name for name in groups.graph.state if name in groups.graph.parameters)
+    saliency = _checked(criterion, Stats(model, names, data, loss, seed), model)
+    return {group.name: _score_group(groups, group, saliency, reduce) for group in groups}
+
+
+def check_shapes(model: nn.Module, groups: Groups) -> None:
+    """The model at hand must have the state of the traced model, at the widths the groups say are left."""
+    kept = counts(groups.alive)
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, axes in groups.graph.state_axes.items():
+        shape = tuple(length(axis, kept) for axis in axes)
+        found = tuple(state[name].shape) if name in state else None
+        if found != shape and not (found is None and name in groups.graph.plain):
+            raise PlanError(
+                f"{type(model).__name__} has {name!r} of shape {found}, but the groups speak of shape {shape}. "
+                "After a shrink use groups.at(plan); for another model trace that model."
+            )
+
+
+def _checked(criterion: Criterion, stats: Stats, model: nn.Module) -> Mapping[str, Tensor]:
+    label = f"Criterion {getattr(criterion, '__name__', type(criterion).__name__)!r}"
+    given = criterion(stats)
+    named = dict(model.named_parameters())
+    for name, value in given.items():
+        if name not in named:
+            near = get_close_matches(str(name), named, n=1)
+            raise CriterionError(f"{label} returned {name!r}, which is no parameter{f'; did you mean {near[0]!r}?' if near else '.'}")
+        try:
+            torch.broadcast_to(value, named[name].shape)
+        except RuntimeError:
+            raise CriterionError(
+                f"{label} returned shape {tuple(value.shape)} for {name!r}, which does not broadcast to the "
+                f"parameter's {tuple(named[name].shape)}."
+            ) from None
+        if not bool(torch.isfinite(value).all()):
+            raise CriterionError(f"{label} returned values for {name!r} that are not finite; check the loss and the weights.")
+    return given
+
+
+def _score_group(groups: Groups, group: Group, saliency: Mapping[str, Tensor], reduce: Reduce) -> Tensor:
+    owned = [m for m in group.members if m.state in saliency]
+    if not owned:
+        raise CriterionError(
+            f"The criterion gave no saliency for any parameter of group {group.name!r} "
+            f"({', '.join(m.state for m in group.members[:4])}). Score it with another criterion or skip it."
+        )
+    parts = [_reduce_member(groups, group, member, saliency[member.state], reduce) for member in owned]
+    values = torch.stack([value for value, _ in parts])
+    if reduce == "max":
+        return values.amax(0)
+    total = values.sum(0)
+    if reduce == "mean":
+        return total / sum(elements for _, elements in parts)
+    return total.sqrt() if reduce == "l2" else total
+
+
+def _reduce_member(
+    groups: Groups, group: Group, member: Member, saliency: Tensor, reduce: Reduce
+) -> tuple[Tensor, int]:
+    """(value a unit, elements a unit) of one member."""
+    kept = counts(groups.alive)
+    shape = [length(axis, kept) for axis in groups.graph.state_axes[member.state]]
+    index = groups.index(group, member).to(saliency.device)
+    full = torch.broadcast_to(saliency, shape).to(torch.float64)
+    rows = full.movedim(member.dim, 0).reshape(shape[member.dim], -1)
+    if reduce == "max":
+        return rows.amax(1)[index].amax(1).cpu(), rows.shape[1] * index.shape[1]
+    rows = rows.square() if reduce == "l2" else rows
+    return rows.sum(1)[index].sum(1).cpu(), rows.shape[1] * index.shape[1]

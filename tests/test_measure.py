@@ -1,0 +1,556 @@
+"""What measure() returns, in which order it calls, what it counts by hand, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from vision import models
+
+from prunus.errors import MeasureError
+from prunus.measure import measure
+from prunus.measure.macs import macs
+from prunus.measure.size import file_bytes, params
+from prunus.statistics import mean_interval, wilson
+from prunus.types import Inputs, Measurement
+
+few = settings(max_examples=40, deadline=None)
+sizes = st.integers(1, 5)
+x = torch.arange(12.0).reshape(3, 4)
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def only(measurements: tuple[Measurement, ...]) -> Measurement:
+    (one,) = measurements
+    return one
+
+
+class Recorder(nn.Module):
+    """Writes its name, and what `see` sees, into a shared list at each call."""
+
+    def __init__(self, name: str, seen: list[Any], see: Callable[[nn.Module], Any] = lambda model: None) -> None:
+        super().__init__()
+        self.name, self.seen, self.see = name, seen, see
+
+    def forward(self, value: Tensor) -> Tensor:
+        self.seen.append((self.name, self.see(self)))
+        return value
+
+
+# The table
+
+
+def test_figures_come_in_the_order_asked_for_and_then_the_others() -> None:
+    figures = measure(mlp(), x, ("macs", "params"), against=nn.Linear(4, 2))
+    assert [(m.subject, m.metric, m.value) for m in figures] == [
+        ("model", "macs", 3 * (4 * 3 + 3 * 2)),
+        ("model", "params", 4 * 3 + 3 + 3 * 2 + 2),
+        ("against", "macs", 3 * 4 * 2),
+        ("against", "params", 4 * 2 + 2),
+    ]
+
+
+def test_every_figure_says_how_it_was_got() -> None:
+    everything = ("params", "macs", "bytes", "latency_ms", "accuracy")
+    figures = measure(mlp(), x, everything, threads=1, repeats=7, evaluate=lambda model: torch.ones(9))
+    assert {m.metric: (m.unit, m.repeats, m.threads, m.spread is None) for m in figures} == {
+        "params": ("params", 1, None, True),
+        "macs": ("MACs", 1, None, True),
+        "bytes": ("bytes", 1, None, True),
+        "latency_ms": ("ms", 7, 1, False),
+        "accuracy": ("share", 9, None, False),
+    }
+    assert {(m.device, m.dtype, m.batch, m.estimated) for m in figures} == {("cpu", "float32", 3, False)}
+    assert all(m.versions["torch"] == torch.__version__ for m in figures)
+
+
+def test_a_single_metric_needs_no_tuple_and_a_repeated_one_is_measured_once() -> None:
+    assert only(measure(mlp(), x, "params")).metric == "params"
+    assert only(measure(mlp(), x, ["params", "params"])).metric == "params"
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "dtype", "batch"),
+    [
+        (nn.Linear(4, 2, dtype=torch.bfloat16), x.bfloat16(), "bfloat16", 3),
+        (nn.Linear(4, 2), {"input": x}, "float32", 3),
+        (nn.Linear(4, 2), Inputs((x,), {}), "float32", 3),
+        (nn.Linear(4, 2), [x, x[:1]], "float32", 3),
+        (nn.Identity(), ([{"deep": x[:2].double()}],), "float64", 2),
+        (nn.Identity(), (7,), None, None),
+        (nn.Identity(), torch.tensor(1), None, None),
+    ],
+    ids=["bfloat16", "keyword", "Inputs", "list-of-examples", "nested", "no-tensor", "scalar"],
+)
+def test_dtype_and_batch_are_those_of_the_call(
+    model: nn.Module, inputs: Any, dtype: str | None, batch: int | None
+) -> None:
+    figure = only(measure(model, inputs, "macs"))
+    assert (figure.dtype, figure.batch, figure.device) == (dtype, batch, "cpu")
+
+
+def test_a_model_may_return_anything() -> None:
+    class Pair(NamedTuple):
+        left: Tensor
+        right: dict[str, Tensor]
+
+    class Wrapped(nn.Module):
+        def forward(self, pair: Pair) -> dict[str, object]:
+            return {"out": pair, "aux": [pair.left @ pair.right["t"], None]}
+
+    figures = measure(Wrapped(), (Pair(x, {"t": x.T}),), ("macs", "latency_ms"), repeats=1)
+    assert (figures[0].value, figures[0].batch) == (3 * 4 * 3, 3)
+
+
+def test_progress_is_told_to_the_end() -> None:
+    told: list[tuple[str, int, int]] = []
+    measure(mlp(), x, ("params", "latency_ms"), against=mlp(), repeats=100, progress=lambda *step: told.append(step))
+    assert told[:2] == [("params", 1, 2), ("params", 2, 2)]
+    assert told[-1] == ("latency_ms", 100, 100)
+    assert len(told) == 2 + 20
+
+
+# Parameters and bytes
+
+
+class Tied(nn.Module):
+    """`head` shares the memory of `embed`, as the same parameter or as another view of it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(6, 4)
+        self.head = nn.Linear(4, 6, bias=False)
+        shared = self.embed.weight
+        ties = {"same": shared, "view": nn.Parameter(shared.detach()), "transposed": nn.Parameter(shared.detach().T)}
+        self.head.weight = ties[how]
+
+
+@pytest.mark.parametrize("how", ["same", "view", "transposed"])
+def test_a_tied_tensor_counts_once(how: str) -> None:
+    model = Tied(how)
+    assert params(model) == 6 * 4
+    assert 4 * 24 < file_bytes(model) < 2 * 4 * 24  # values once, and a header of some 70 bytes
+
+
+def test_a_zero_counts_like_any_other_parameter() -> None:
+    model = mlp()
+    nn.init.zeros_(model[0].weight)
+    assert params(model) == params(mlp())
+
+
+def test_views_of_one_memory_that_differ_all_count() -> None:
+    whole = torch.arange(16.0).reshape(4, 4)
+    views = {"top": whole[:2], "left": whole[:, :2], "lower": whole[1:]}
+    model = nn.ParameterDict({name: nn.Parameter(view) for name, view in views.items()})
+    assert params(model) == 8 + 8 + 12
+    assert file_bytes(model) > 4 * params(model)
+
+
+def test_bytes_are_those_of_the_file(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(4, 7, dtype=torch.bfloat16))
+    model[0].weight = nn.Parameter(model[0].weight.detach().to(memory_format=torch.channels_last))  # not contiguous
+    model.register_buffer("scratch", torch.ones(1000), persistent=False)  # not part of the state
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "model")
+    assert only(measure(model, x, "bytes")).value == (tmp_path / "model").stat().st_size
+
+
+# Multiply-accumulates, by hand
+
+
+class Attention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, **self.options)
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> object:
+        return self.function(*args)
+
+
+def q(*shape: int) -> Tensor:
+    return torch.ones(*shape)
+
+
+def grouped(left: Tensor, right: Tensor, ends: list[int]) -> Tensor:
+    return F.grouped_mm(left.bfloat16(), right.bfloat16(), offs=torch.tensor(ends, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "count"),
+    [
+        pytest.param(nn.Linear(4, 2), (x,), 3 * 4 * 2, id="linear"),
+        pytest.param(nn.Linear(4, 2, bias=False), (q(4),), 4 * 2, id="linear-of-one-vector"),
+        pytest.param(nn.Conv2d(4, 6, 3, padding=1), (q(2, 4, 5, 5),), 2 * 6 * 25 * 4 * 9, id="conv2d"),
+        pytest.param(nn.Conv2d(4, 6, 3, stride=2, groups=2), (q(1, 4, 5, 5),), 6 * 4 * 2 * 9, id="grouped-conv2d"),
+        pytest.param(nn.Conv2d(4, 4, 3, groups=4), (q(1, 4, 5, 5),), 4 * 9 * 9, id="depthwise-conv2d"),
+        pytest.param(nn.Conv1d(4, 6, 2), (q(1, 4, 5),), 6 * 4 * 4 * 2, id="conv1d"),
+        pytest.param(nn.ConvTranspose2d(4, 6, 3, groups=2), (q(1, 4, 5, 5),), 4 * 25 * 3 * 9, id="transposed"),
+        # heads 2 x 4; 5 queries, 7 keys of width 8, values of width 3: scores, then the weighted sum
+        pytest.param(Attention(), (q(2, 4, 5, 8), q(2, 4, 7, 8), q(2, 4, 7, 3)), 8 * 5 * 7 * (8 + 3), id="attention"),
+        pytest.param(Attention(), (q(2, 4, 5, 8), q(2, 4, 7, 8), q(2, 4, 7, 8)), 8 * 5 * 7 * 16, id="attention-fused"),
+        pytest.param(Attention(is_causal=True), (q(1, 1, 6, 2),) * 3, 6 * 6 * 4, id="attention-causal"),
+        pytest.param(
+            Attention(enable_gqa=True),
+            (q(1, 4, 5, 8), q(1, 2, 7, 8), q(1, 2, 7, 8)),
+            4 * 5 * 7 * 16,
+            id="grouped-query",
+        ),
+        # projections in and out, 5 tokens of width 8; then 2 heads of width 4
+        pytest.param(
+            nn.MultiheadAttention(8, 2, batch_first=True), (q(1, 5, 8),) * 3, 4 * 5 * 64 + 2 * 25 * 8, id="multihead"
+        ),
+        pytest.param(
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+            (q(1, 5, 8),),
+            4 * 5 * 64 + 2 * 25 * 8 + 2 * 5 * 8 * 16,
+            id="encoder-layer",
+        ),
+        # 6 steps of batch 2, four gates, input 3 and hidden 5
+        pytest.param(nn.LSTM(3, 5), (q(6, 2, 3),), 12 * 4 * 5 * (3 + 5), id="lstm"),
+        pytest.param(nn.LSTM(3, 5, bidirectional=True), (q(6, 2, 3),), 2 * 12 * 4 * 5 * (3 + 5), id="lstm-both-ways"),
+        pytest.param(nn.LSTMCell(3, 5), (q(2, 3),), 2 * 4 * 5 * (3 + 5), id="lstm-cell"),
+        pytest.param(nn.GRU(3, 5), (q(6, 2, 3),), 12 * 3 * 5 * (3 + 5), id="gru"),
+        pytest.param(Apply(torch.dot), (q(7), q(7)), 7, id="dot"),
+        pytest.param(Apply(torch.addmv), (q(2), q(2, 3), q(3)), 6, id="addmv"),
+        pytest.param(Apply(Tensor.addmm_), (q(2, 5), q(2, 3), q(3, 5)), 30, id="addmm-in-place"),
+        pytest.param(Apply(torch.einsum), ("bij,bjk->bik", q(2, 3, 4), q(2, 4, 5)), 2 * 3 * 4 * 5, id="einsum"),
+        # experts: 6 rows over 2 matrices; 2 blocks of 3 rows, each over its share of 8 columns; 16 = 8 + 8 terms
+        pytest.param(Apply(grouped), (q(6, 16), q(2, 16, 8), [2, 6]), 6 * 16 * 8, id="experts-by-row"),
+        pytest.param(Apply(grouped), (q(2, 3, 16), q(16, 8), [2, 8]), 3 * 16 * 8, id="experts-by-column"),
+        pytest.param(Apply(grouped), (q(3, 16), q(16, 8), [8, 16]), 3 * 16 * 8, id="experts-by-term"),
+        pytest.param(nn.Sequential(nn.LayerNorm(4), nn.GELU()), (x,), 0, id="nothing"),
+    ],
+)
+def test_macs_are_those_counted_by_hand(model: nn.Module, inputs: tuple[Any, ...], count: int) -> None:
+    assert macs(model.eval(), Inputs(inputs)) == count
+
+
+@few
+@given(sizes, sizes, sizes, sizes, st.integers(5, 9), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2))
+def test_macs_of_any_convolution(
+    batch: int, groups: int, ins: int, outs: int, side: int, kernel: int, stride: int, dilation: int
+) -> None:
+    model = nn.Conv2d(groups * ins, groups * outs, kernel, stride, groups=groups, dilation=dilation)
+    values = torch.ones(batch, groups * ins, side, side)
+    outputs = model(values).numel()
+    assert macs(model, Inputs((values,))) == outputs * ins * kernel**2
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "ViT_B_16", "Swin_T", "MobileNet_V3_Small"])
+def test_macs_are_those_torchvision_publishes(name: str) -> None:
+    weights = getattr(models, f"{name}_Weights").DEFAULT  # torchvision 0.28: meta["_ops"], in units of 10^9
+    with torch.device("meta"):
+        model = models.get_model(name.lower()).eval()
+        image = torch.empty(1, 3, 224, 224)
+    assert round(macs(model, Inputs((image,))) / 1e9, 3) == weights.meta["_ops"]
+    assert params(model) == weights.meta["num_params"]
+
+
+def test_macs_follow_the_data() -> None:
+    model = Apply(lambda value: value @ value.T if value.sum() > 0 else value)
+    assert macs(model, Inputs((x,))) == 3 * 4 * 3
+    assert macs(model, Inputs((-x,))) == 0
+
+
+def test_macs_see_through_compilation() -> None:
+    ran: list[str] = []
+
+    def opaque(graph: Any, inputs: Any) -> Callable[..., Any]:
+        return lambda *args: (ran.append("compiled"), graph.forward(*args))[1]
+
+    compiled = torch.compile(mlp(), backend=opaque)
+    with torch.no_grad():
+        compiled(x)
+        assert macs(compiled, Inputs((x,))) == macs(mlp(), Inputs((x,)))
+        assert ran == ["compiled"]  # and not in the counted call
+        compiled(x)
+    assert ran == ["compiled"] * 2
+
+
+def test_macs_leave_the_fused_layers_as_they_were() -> None:
+    assert torch.backends.mha.get_fastpath_enabled()
+    macs(mlp(), Inputs((x,)))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# Latency
+
+
+def test_two_models_are_called_in_turn_and_take_turns_to_be_first() -> None:
+    seen: list[Any] = []
+    first, second = Recorder("a", seen), Recorder("b", seen)
+    figures = measure(first, x, "latency_ms", against=second, repeats=4)
+    calls = "".join(name for name, _ in seen)
+    assert calls.endswith("abba" * 2)
+    assert calls.count("a") == calls.count("b") > 4  # the rest is warm-up
+    assert [(m.subject, m.repeats) for m in figures] == [("model", 4), ("against", 4)]
+
+
+def test_each_model_gets_its_own_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0]
+    monkeypatch.setattr("prunus.measure.latency.perf_counter_ns", lambda: clock[0])
+
+    def taking(ms: int) -> Recorder:
+        return Recorder(str(ms), [], lambda model: clock.__setitem__(0, clock[0] + ms * 1_000_000))
+
+    figures = measure(taking(2), x, "latency_ms", against=taking(5), repeats=3)
+    assert [(m.value, m.spread) for m in figures] == [(2.0, (2.0, 2.0)), (5.0, (5.0, 5.0))]
+
+
+@pytest.mark.parametrize(("ms", "repeats"), [(1, 3000), (1000, 30), (0, 10_000)])
+def test_by_default_the_rounds_fill_three_seconds(monkeypatch: pytest.MonkeyPatch, ms: int, repeats: int) -> None:
+    clock = [0]
+    monkeypatch.setattr("prunus.measure.latency.perf_counter_ns", lambda: clock[0])
+    model = Recorder("", [], lambda model: clock.__setitem__(0, clock[0] + ms * 1_000_000))
+    assert only(measure(model, x, "latency_ms")).repeats == repeats
+
+
+def test_the_spread_holds_the_median() -> None:
+    figure = only(measure(mlp(), x, "latency_ms", repeats=20))
+    assert figure.spread is not None
+    assert 0 < figure.spread[0] <= figure.value <= figure.spread[1]
+
+
+def test_models_are_timed_in_eval_and_inference_mode_with_the_threads_asked_for() -> None:
+    seen: list[Any] = []
+    before = torch.get_num_threads()
+    model = Recorder(
+        "", seen, lambda model: (model.training, torch.is_inference_mode_enabled(), torch.get_num_threads())
+    )
+    figure = only(measure(model.train(), x, "latency_ms", threads=before + 1, repeats=2))
+    assert {state for _, state in seen[-2:]} == {(False, True, before + 1)}
+    assert figure.threads == before + 1
+    assert torch.get_num_threads() == before
+    assert only(measure(model, x, "latency_ms", repeats=1)).threads == before
+
+
+def test_what_a_model_caches_can_still_be_trained_with() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.cache = nn.Parameter(torch.ones(4)), None
+
+        def forward(self, value: Tensor) -> Tensor:
+            self.cache = value.new_ones(4) if self.cache is None else self.cache
+            return (value * self.weight * self.cache).sum()
+
+    model = Caching()
+    measure(model, x, "latency_ms", repeats=1)
+    model(x).backward()
+    assert model.weight.grad is not None
+
+
+# Accuracy
+
+
+@pytest.mark.parametrize(
+    ("scores", "value", "spread", "repeats"),
+    [
+        (torch.tensor([True, False, True, True]), 0.75, wilson(3, 4), 4),
+        (torch.tensor([1.0, 0.0]), 0.5, wilson(1, 2), 2),
+        (torch.tensor([0.5, 0.25, 0.0]), 0.25, mean_interval(torch.tensor([0.5, 0.25, 0.0])), 3),
+        (0.75, 0.75, None, 1),
+        (torch.tensor(0.75), 0.75, None, 1),
+    ],
+    ids=["right-or-wrong", "zero-one", "graded", "float", "scalar"],
+)
+def test_accuracy_is_the_mean_with_its_interval(
+    scores: Any, value: float, spread: tuple[float, float] | None, repeats: int
+) -> None:
+    figure = only(measure(mlp(), x, "accuracy", evaluate=lambda model: scores))
+    assert (figure.value, figure.spread, figure.repeats, figure.unit) == (value, spread, repeats, "share")
+
+
+def test_both_models_are_evaluated_from_the_same_random_state() -> None:
+    before, after = measure(mlp(), x, "accuracy", against=mlp(), evaluate=lambda model: torch.rand(5))
+    assert before.value == after.value
+
+
+def test_evaluate_gets_the_model_in_eval_mode_without_gradients() -> None:
+    seen: list[Any] = []
+
+    def evaluate(model: nn.Module) -> float:
+        seen.append((model, model.training, torch.is_grad_enabled()))
+        return 1.0
+
+    before, after = mlp(), mlp()
+    measure(before, x, "accuracy", against=after, evaluate=evaluate)
+    assert seen == [(before, False, False), (after, False, False)]
+
+
+# No trace
+
+
+class Restless(nn.Module):
+    """Writes into its input and its buffers, draws random numbers, and replaces a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(4))
+        self.register_buffer("late", None)
+
+    def forward(self, value: Tensor) -> Tensor:
+        out = self.block(value) + F.dropout(value, training=True)
+        self.calls += 1
+        self.last = self.late = out[0]
+        return out
+
+
+ALL = ("params", "macs", "bytes", "latency_ms", "accuracy")
+
+
+def restless() -> Restless:
+    model = Restless().train()
+    model.block[2].eval()  # a frozen batch norm in a model that is being trained
+    model(torch.randn(3, 4)).sum().backward()
+    return model
+
+
+def trace(model: nn.Module) -> dict[str, object]:
+    """All that measuring must leave alone, as comparable values; tensors by identity and content."""
+    state = {name: (id(tensor), tensor.tolist()) for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {
+        **state,
+        "grads": [parameter.grad.tolist() for parameter in model.parameters() if parameter.grad is not None],
+        "training": [module.training for module in model.modules()],
+        "random": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "autograd": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+    }
+
+
+def test_nothing_is_left_behind() -> None:
+    model, other, inputs = restless(), restless(), torch.randn(3, 4)
+    before, given = (trace(model), trace(other)), inputs.clone()
+    measure(
+        model, inputs, ALL, against=other, threads=1, repeats=2, evaluate=lambda model: model(torch.rand(2, 4))[:, 0]
+    )
+    assert (trace(model), trace(other)) == before
+    assert torch.equal(inputs, given)
+
+
+def test_nothing_is_left_behind_by_a_failure() -> None:
+    model = restless()
+    before = trace(model)
+
+    def evaluate(model: nn.Module) -> float:
+        model(torch.rand(2, 4))
+        raise RuntimeError("out of data")
+
+    with pytest.raises(RuntimeError, match="out of data"):
+        measure(model, x, ALL, threads=1, repeats=1, evaluate=evaluate)
+    assert trace(model) == before
+
+
+def test_threads_are_put_back_when_the_model_fails() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        measure(mlp(), x.T, "latency_ms", threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_a_model_that_acts_on_train_is_told_of_the_return() -> None:
+    class Adapter(nn.Module):
+        merged = False
+
+        def train(self, mode: bool = True) -> Adapter:
+            self.merged = not mode
+            return super().train(mode)
+
+    model = Adapter().train()
+    measure(model, x, "accuracy", evaluate=lambda model: float(model.merged))
+    assert not model.merged
+
+
+def test_a_pending_backward_pass_still_runs() -> None:
+    model = nn.BatchNorm1d(4).eval()
+    loss = model(x).sum()
+    measure(model, x, ("macs", "latency_ms"), repeats=1)
+    loss.backward()
+
+
+# Errors
+
+
+class Opaque(nn.Module):
+    def get_extra_state(self) -> object:
+        return {"not": "a tensor"}
+
+    def set_extra_state(self, state: object) -> None: ...
+
+
+def sparse() -> nn.Module:
+    model = nn.Module()
+    model.register_buffer("mask", torch.eye(3).to_sparse())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        pytest.param(
+            lambda: measure(mlp(), x, "latency"),
+            r"Unknown metric 'latency'; expected some of params, macs, .*Did you mean 'latency_ms'\?",
+            id="unknown-metric",
+        ),
+        pytest.param(lambda: measure(mlp(), x, ("accuracy",)), "'accuracy' needs evaluate=", id="no-evaluate"),
+        pytest.param(lambda: measure(mlp(), x, runtime="onnx"), "'onnx' cannot be measured", id="runtime"),
+        pytest.param(lambda: measure(mlp(), x, threads=0), "threads=0 is too few", id="threads"),
+        pytest.param(lambda: measure(mlp(), x, repeats=0), "repeats=0 is too few", id="repeats"),
+        pytest.param(
+            lambda: measure(mlp(), x, against=nn.LazyLinear(2)), "'weight' of against has no shape yet", id="lazy"
+        ),
+        pytest.param(lambda: macs(nn.Bilinear(4, 4, 2), Inputs((x, x))), "no formula for aten._trilinear", id="kernel"),
+        pytest.param(lambda: measure(Opaque(), x, "bytes"), "'_extra_state' is a dict, not a tensor", id="no-tensor"),
+        pytest.param(
+            lambda: measure(sparse(), x, "bytes"), "'mask' is a tensor of layout torch.sparse_coo", id="sparse"
+        ),
+        pytest.param(
+            lambda: measure(mlp().to("meta"), x, "bytes"), "'0.weight' is on the meta device", id="bytes-on-meta"
+        ),
+        pytest.param(
+            lambda: measure(mlp().to("meta"), x.to("meta"), "latency_ms"), "this one is on the meta", id="time-on-meta"
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(MeasureError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        pytest.param([1, 0], r"returned a list; expected one score a sample", id="list"),
+        pytest.param(math.nan, r"returned nan; expected a finite figure", id="nan"),
+        pytest.param(torch.ones(3, 1), r"shape \(3, 1\); expected \(n,\)", id="two-dimensional"),
+        pytest.param(torch.ones(0), r"shape \(0,\)", id="empty"),
+        pytest.param(torch.tensor([1.0, math.nan]), r"1 of 2 scores are not finite", id="nan-score"),
+        pytest.param(torch.tensor([0.93]), r"return it as a bare float", id="one-graded-score"),
+    ],
+)
+def test_what_evaluate_must_not_return_is_refused(scores: Any, message: str) -> None:
+    with pytest.raises(MeasureError, match=message):
+        measure(mlp(), x, "accuracy", evaluate=lambda model: scores)

@@ -1,0 +1,132 @@
+"""Every Python block in README.md and docs/*.md runs, in order, as a reader would paste it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+MOST_SKIPPED = 3
+
+FENCE = re.compile(r"\s*(?P<ticks>`{3,}|~{3,})\s*(?P<language>[\w+-]*)")
+SKIP = re.compile(r"\s*<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced Python block: the line its code starts on (from 1), the code, why it is not run."""
+
+    line: int
+    code: str
+    reason: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    """The Python blocks of a Markdown text."""
+    found: list[Block] = []
+    lines = text.splitlines()
+    at = 0
+    while at < len(lines):
+        fence = FENCE.match(lines[at])
+        if fence is None:
+            at += 1
+            continue
+        start = at + 1
+        end = next((i for i in range(start, len(lines)) if lines[i].strip() == fence["ticks"]), None)
+        if end is None:
+            raise ValueError(f"the block opened on line {start} is never closed")
+        if fence["language"].lower() in ("python", "py", "python3"):
+            found.append(Block(start + 1, textwrap.dedent("\n".join(lines[start:end])), reason_above(lines, at)))
+        at = end + 1
+    return found
+
+
+def reason_above(lines: list[str], at: int) -> str | None:
+    """The reason in a `not run` comment that stands before line `at`, blank lines apart."""
+    above = next((line for line in reversed(lines[:at]) if line.strip()), "")
+    comment = SKIP.match(above)
+    return comment["reason"] if comment else None
+
+
+def run(path: Path, found: list[Block], module: ModuleType) -> None:
+    """Execute the blocks in one namespace; a failure shows the line of the page it stands on."""
+    for block in found:
+        padded = "\n" * (block.line - 1) + block.code
+        exec(compile(padded, str(path), "exec"), vars(module))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_block_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks(path.read_text(encoding="utf-8"))
+    assert found or path != README, "README.md has no Python block"
+    page = ModuleType("page")  # a real module, so that a class defined on the page knows where it lives
+    monkeypatch.setitem(sys.modules, page.__name__, page)
+    monkeypatch.chdir(tmp_path)
+    run(path, [block for block in found if block.reason is None], page)
+
+
+def test_few_blocks_are_not_run() -> None:
+    found = [block for path in PAGES for block in blocks(path.read_text(encoding="utf-8"))]
+    skipped = [block for block in found if block.reason is not None]
+    assert len(skipped) <= MOST_SKIPPED, [block.reason for block in skipped]
+    assert len(skipped) < len(found)
+
+
+PAGE = """
+```python
+x = 1
+```
+- a list
+
+  ```python
+  y = x + 1
+  ```
+
+```text
+```python is only mentioned here
+```
+
+<!-- not run: needs a GPU -->
+
+```python
+x = 1 / 0
+```
+
+```bash
+prunus run digits
+```
+"""
+
+
+def test_blocks_are_found_with_their_lines_and_reasons() -> None:
+    assert blocks(PAGE) == [
+        Block(3, "x = 1", None),
+        Block(8, "y = x + 1", None),
+        Block(18, "x = 1 / 0", "needs a GPU"),
+    ]
+
+
+def test_a_skip_needs_a_reason() -> None:
+    assert blocks("<!-- not run: -->\n```python\nx\n```")[0].reason is None
+
+
+def test_a_block_left_open_is_an_error() -> None:
+    with pytest.raises(ValueError, match="opened on line 2 is never closed"):
+        blocks("text\n```python\nx = 1\n")
+
+
+def test_one_namespace_and_a_failure_names_its_line() -> None:
+    page = ModuleType("page")
+    run(Path("page.md"), blocks(PAGE)[:2], page)
+    assert page.y == 2
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(Path("page.md"), blocks(PAGE)[2:], page)
+    assert caught.traceback[-1].lineno == 18 - 1  # pytest counts from 0
