@@ -402,7 +402,7 @@ def test_evaluate_gets_the_model_in_eval_mode_without_gradients() -> None:
 
 
 class Restless(nn.Module):
-    """Writes into its input and its buffers, draws random numbers, and replaces a buffer."""
+    """Writes into its input and its buffers, draws random numbers, replaces a buffer and adds one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -415,6 +415,7 @@ class Restless(nn.Module):
         out = self.block(value) + F.dropout(value, training=True)
         self.calls += 1
         self.last = self.late = out[0]
+        self.register_buffer("new", out[1])
         return out
 
 
@@ -425,6 +426,8 @@ def restless() -> Restless:
     model = Restless().train()
     model.block[2].eval()  # a frozen batch norm in a model that is being trained
     model(torch.randn(3, 4)).sum().backward()
+    model.late = None  # as before its first call
+    del model.new
     return model
 
 

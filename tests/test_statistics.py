@@ -239,8 +239,8 @@ def test_the_mean_interval_is_scipys(scores: list[float], confidence: float) -> 
     assert mean_interval(torch.tensor(scores), confidence) == pytest.approx(expected, rel=1e-8, abs=1e-8 * scale)
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 11, 101, 10_001])
-@pytest.mark.parametrize("shift", [1e-6, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("n", [2, 3, 4, 11, 101, 1001])
+@pytest.mark.parametrize("shift", [1e-6, 0.01, 0.1, 0.3])
 def test_the_paired_t_test_is_scipys(n: int, shift: float) -> None:
     before = torch.linspace(-1, 1, n, dtype=torch.float64) + shift
     expected = stats.ttest_rel(before.numpy(), np.zeros(n)).pvalue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,24 +16,30 @@ from prunus.types import Inputs
 
 
 def redrawer(graph: Graph, state: Mapping[str, Tensor]) -> Callable[[str], Tensor]:
-    """State name -> the same tensor at each call, in float64: scales and variances in [0.5, 1.5], biases and weights
-    normal, weights with the variance that keeps activations in range. Integers stay as they are.
+    """State name -> the same values at each call, in float64: scales and variances in [0.5, 1.5], biases and weights
+    normal, weights with the variance that keeps activations in range. Integers stay as they are. What was drawn is
+    kept in float32.
     """
     biases = _biases(graph)
 
+    @cache
     def draw(name: str) -> Tensor:
         given = state[name].detach()
-        if not given.dtype.is_floating_point:
-            return given.clone()
         random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        if not given.dtype.is_floating_point:
+            return given
         if given.ndim >= 2:
             fan_in = max(1, given.numel() // given.shape[0])
-            return torch.randn(given.shape, generator=random, dtype=torch.float64) * fan_in**-0.5
+            return torch.randn(given.shape, generator=random).mul_(fan_in**-0.5)
         if name in biases:
-            return torch.randn(given.shape, generator=random, dtype=torch.float64) * 0.5
-        return torch.rand(given.shape, generator=random, dtype=torch.float64) + 0.5
+            return torch.randn(given.shape, generator=random).mul_(0.5)
+        return torch.rand(given.shape, generator=random).add_(0.5)
 
-    return draw
+    def drawn(name: str) -> Tensor:
+        values = draw(name)
+        return values.double() if values.dtype.is_floating_point else values.clone()
+
+    return drawn
 
 
 def _biases(graph: Graph) -> set[str]:

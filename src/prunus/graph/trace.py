@@ -271,8 +271,22 @@ def _gather(
     for leaf in (leaf for axes in outside.values() for axis in axes for leaf in axis.leaves()):
         if leaf not in reached:
             fixed.setdefault(leaf, "no operation reads it with these inputs")
+    _spread(fixed, together)
     consumed = {pair for mode in modes for pair in _consumed(mode)}
     return Leaves(fixed, inexact, tags, moving, together, consumed)
+
+
+def _spread(fixed: dict[Atom, str], together: Sequence[tuple[Atom, ...]]) -> None:
+    """What must stay as long as a fixed leaf is fixed too."""
+    changed = True
+    while changed:
+        changed = False
+        for tie in together:
+            reason = next((fixed[leaf] for leaf in tie if leaf in fixed), None)
+            free = [leaf for leaf in tie if leaf not in fixed]
+            if reason is not None and free:
+                fixed.update({leaf: f"must stay as long as another piece of a split ({reason})" for leaf in free})
+                changed = True
 
 
 def _reached(mode: Mode) -> Iterator[Atom]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import Any, TypeAlias
 
@@ -67,15 +68,23 @@ class _Unknown(TorchDispatchMode):
 
 @contextmanager
 def _every_product_seen() -> Generator[None, None, None]:
-    """No fused Transformer layer, inside which a counter sees nothing; compiled graphs step aside by themselves."""
+    """No fused Transformer layer and no compiled graph, inside which a counter sees nothing."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings():  # compiled modules complain of the counter's hooks
+        with _eager(), warnings.catch_warnings():
+            # what a compiled module says of the counter's hooks
             warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _eager() -> AbstractContextManager[None]:
+    """Compiled code steps aside. Left alone it would too, under a counter, but for good: it would stay slow."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and asking would import it, which takes long
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 # Formulas take the shapes of the kernel's arguments and, as the counter's own, give FLOPs.
