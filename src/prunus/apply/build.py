@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.graph.fit import fit, fit_constants
 from prunus.graph.interpret import GraphModel
+from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
 from prunus.graph.trace import Graph
 from prunus.graph.width import Keep, mask_of, touched
@@ -43,7 +44,8 @@ def graph_model(graph: Graph, model: nn.Module, keep: Keep, alive: Keep) -> Grap
         graph.parameters,
         fit_constants(graph, keep),
         graph.aliases,
-        graph.inputs,
+        list(input_tensors(graph.inputs)),
+        input_settings(graph.inputs),
     )
     return made.train(model.training)
 

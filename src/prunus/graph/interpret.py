@@ -112,12 +112,14 @@ class GraphModel(nn.Module):
         parameters: Iterable[str],
         constants: Mapping[str, Tensor],
         aliases: Mapping[str, str],
-        example: Inputs,
+        paths: Sequence[Path],
+        settings: Mapping[Path, Any],
     ) -> None:
+        """`paths` are the places of the tensors in a call, `settings` the other values it was traced with."""
         super().__init__()
         self.programs = programs
-        self.paths = list(input_tensors(example))
-        self.settings = input_settings(example)
+        self.paths = list(paths)
+        self.settings = dict(settings)
         self._constants = dict(constants)
         trainable = set(parameters)
         for name, tensor in state.items():

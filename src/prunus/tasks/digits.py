@@ -24,7 +24,7 @@ from prunus.types import Progress
 M = TypeVar("M", bound=nn.Module)
 
 WIDTH = 64
-EPOCHS = 30
+EPOCHS = 40
 LR = 3e-3
 """Defaults of the dense network and its training."""
 

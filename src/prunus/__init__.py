@@ -1,0 +1,53 @@
+"""Prune neural networks: really smaller, proven equal, every number measured."""
+
+from prunus import criteria, errors, schedules, statistics
+from prunus.allocate import allocate
+from prunus.apply.shrink import shrink
+from prunus.apply.verify import Proof, verify
+from prunus.errors import PrunusError
+from prunus.graph.group import Group, Groups, group
+from prunus.graph.interpret import GraphModel
+from prunus.graph.trace import Graph, trace
+from prunus.measure import measure
+from prunus.patterns import Channel
+from prunus.pipeline import prune
+from prunus.plan import Plan, load_plan
+from prunus.recover import finetune, recalibrate
+from prunus.result import Result
+from prunus.save import load, save
+from prunus.score import score
+from prunus.stats import Stats
+from prunus.types import Budget, Inputs, Measurement
+
+__all__ = [
+    "Budget",
+    "Channel",
+    "Graph",
+    "GraphModel",
+    "Group",
+    "Groups",
+    "Inputs",
+    "Measurement",
+    "Plan",
+    "Proof",
+    "PrunusError",
+    "Result",
+    "Stats",
+    "allocate",
+    "criteria",
+    "errors",
+    "finetune",
+    "group",
+    "load",
+    "load_plan",
+    "measure",
+    "prune",
+    "recalibrate",
+    "save",
+    "schedules",
+    "score",
+    "shrink",
+    "statistics",
+    "trace",
+    "verify",
+]

@@ -1,0 +1,202 @@
+"""`prune`: the whole pipeline as one short loop over the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus import criteria, schedules
+from prunus.allocate import Scope, allocate
+from prunus.apply.shrink import shrink
+from prunus.criteria import Criterion
+from prunus.errors import BudgetError, GroupError
+from prunus.graph.group import Groups, group
+from prunus.graph.private import unwrap
+from prunus.graph.trace import Graph, trace
+from prunus.measure import measure
+from prunus.patterns import Channel
+from prunus.plan import Plan
+from prunus.result import Result
+from prunus.rounds import Rounds
+from prunus.schedules import Schedule
+from prunus.score import Reduce, score
+from prunus.statistics import paired
+from prunus.types import Batch, Budget, Evaluate, Inputs, Loss, Progress, Recover
+
+_METRICS = ("params", "macs", "bytes", "latency_ms")
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """What `prune` was asked, passed from step to step."""
+
+    budget: Budget
+    criterion: Criterion
+    scope: Scope
+    reduce: Reduce
+    keep_at_least: float
+    schedule: Schedule
+    rounds: int
+    data: Iterable[Batch] | None
+    loss: Loss | None
+    recover: Recover | None
+    evaluate: Evaluate | None
+    seed: int
+    progress: Progress | None
+
+
+def prune(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    budget: Budget,
+    pattern: Channel | None = None,
+    criterion: Criterion = criteria.magnitude,
+    scope: Scope = "global",
+    reduce: Reduce = "sum",
+    keep_at_least: float = 0.1,
+    schedule: Schedule = schedules.linear,
+    rounds: int = 1,
+    data: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    recover: Recover | None = None,
+    evaluate: Evaluate | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    inexact: bool = False,
+    run_dir: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Cut a trained model to a budget, recover it, and measure both. The model itself is not touched.
+
+    Args:
+        model, inputs: a trained model and an example call (see `trace`).
+        budget: what may be left at the end, relative to `model`.
+        criterion, reduce, scope, keep_at_least: which units go, see `score` and `allocate`.
+        schedule, rounds: the budget is reached in `rounds` steps of prune and recover; `schedule` says how much of it
+            after each.
+        data, loss: batches and `loss(model, batch)`, for criteria that look at gradients.
+        recover: trains the model it is given, in place or returning it; called after each round, for example
+            `lambda net: prunus.finetune(net, batches, loss, epochs=3)`.
+        evaluate: `evaluate(model)` -> one score a sample (n,), for intervals and a paired test; or a bare number.
+        only, skip: globs of group names, or of modules that make them; `inexact=True` also prunes groups whose
+            removal changes the statistic of a normalisation.
+        run_dir: finished rounds are kept there; the same call again goes on after the last one.
+
+    Raises the errors of the steps it calls: `TraceError`, `GroupError`, `CriterionError`, `BudgetError`, `ProofError`.
+    """
+    if rounds < 1:
+        raise BudgetError(f"rounds={rounds}; expected at least 1.")
+    ask = Ask(budget, criterion, scope, reduce, keep_at_least, schedule, rounds, data, loss, recover, evaluate, seed, progress)
+    model = unwrap(model)
+    graph = trace(model, inputs)
+    groups = _chosen(group(graph, pattern=pattern or Channel()), only, skip, inexact)
+    return _measured(ask, model, graph, *_loop(ask, model, groups, Rounds.at(run_dir, model, groups, _settings(ask))))
+
+
+def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.Module, Plan, list[Mapping[str, Any]]]:
+    small, plan, history = kept.last(model)
+    for done in range(len(history), ask.rounds):
+        _tell(ask, f"round {done + 1}: score and cut", done)
+        here = groups if plan is None else groups.at(plan)
+        step = _decide(ask, small, here, done + 1)
+        small = shrink(small, step)
+        plan = step if plan is None else plan.then(step)
+        cut = _quality(ask, small)
+        if ask.recover is not None:
+            _tell(ask, f"round {done + 1}: recover", done)
+            small = ask.recover(small) or small
+        costs = {name: after for name, (_, after) in plan.costs.items()}
+        history.append({"round": done + 1, **costs, "cut": cut, "recovered": _quality(ask, small)})
+        kept.keep(small, plan, history)
+    assert plan is not None
+    return small, plan, history
+
+
+def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
+    """The plan of one round, pure: nothing is cut yet."""
+    target = _target(ask, number)
+    scores = score(
+        small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=ask.seed + number
+    )
+    plan = allocate(here, scores, target, scope=ask.scope, keep_at_least=ask.keep_at_least)
+    return replace(plan, provenance={**plan.provenance, **_settings(ask)})
+
+
+def _target(ask: Ask, number: int) -> Budget:
+    """The budget of one round: the way from the whole model to the target, as far as the schedule says."""
+    if number == ask.rounds or not ask.budget.relative:
+        return ask.budget
+    reached = ask.schedule(number / ask.rounds)
+    return replace(ask.budget, at_most=1 - (1 - ask.budget.at_most) * min(max(reached, 0.0), 1.0))
+
+
+def _chosen(groups: Groups, only: Sequence[str], skip: Sequence[str], inexact: bool) -> Groups:
+    chosen = groups.only(*only) if only else groups
+    chosen = chosen.skip(*skip) if skip else chosen
+    exact = chosen if inexact else chosen.only(exact=True)
+    if not len(exact):
+        why = "; ".join(f"{g.name}: {g.why}" for g in list(chosen)[:4]) or "only and skip left out every group"
+        raise GroupError(f"Nothing is left to prune: {why}. Pass inexact=True to allow groups whose removal is not exact.")
+    return exact
+
+
+def _measured(
+    ask: Ask, model: nn.Module, graph: Graph, small: nn.Module, plan: Plan, history: list[Mapping[str, Any]]
+) -> Result:
+    _tell(ask, "measure", ask.rounds)
+    inputs: Inputs = graph.examples[0]
+    taken = measure(small, inputs, _METRICS, against=model)
+    after, before = taken[: len(_METRICS)], taken[len(_METRICS) :]
+    if ask.evaluate is None:
+        return Result(small, graph, plan, before, after, None, tuple(history))
+    scores = [_scores(ask.evaluate, m) for m in (model, small)]
+    quality = [measure(m, inputs, "accuracy", evaluate=lambda _m, s=s: s)[0] for m, s in zip((model, small), scores, strict=True)]
+    both = [s for s in scores if isinstance(s, Tensor) and s.ndim == 1]
+    change = paired(both[0], both[1]) if len(both) == 2 else None
+    return Result(small, graph, plan, (*before, quality[0]), (*after, quality[1]), change, tuple(history))
+
+
+def _scores(evaluate: Evaluate, model: nn.Module) -> Tensor | float:
+    training = model.training
+    try:
+        with torch.no_grad():
+            return evaluate(model.eval())
+    finally:
+        model.train(training)
+
+
+def _quality(ask: Ask, model: nn.Module) -> float | None:
+    if ask.evaluate is None:
+        return None
+    scores = _scores(ask.evaluate, model)
+    return float(scores.double().mean()) if isinstance(scores, Tensor) else float(scores)
+
+
+def _settings(ask: Ask) -> dict[str, Any]:
+    """What decides the outcome, as far as it can be written down."""
+    return {
+        "criterion": _name(ask.criterion),
+        "scope": ask.scope,
+        "reduce": ask.reduce,
+        "keep_at_least": ask.keep_at_least,
+        "schedule": _name(ask.schedule),
+        "rounds": ask.rounds,
+        "budget": vars(ask.budget),
+        "seed": ask.seed,
+    }
+
+
+def _name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _tell(ask: Ask, what: str, done: int) -> None:
+    if ask.progress is not None:
+        ask.progress(what, done, ask.rounds)

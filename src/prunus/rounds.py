@@ -1,0 +1,81 @@
+"""Finished rounds of a run, kept on disk so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from safetensors.torch import save as dump
+from torch import Tensor, nn
+
+from prunus.apply.shrink import shrink
+from prunus.apply.surgery import replace_state
+from prunus.errors import ArtifactError
+from prunus.graph.group import Groups
+from prunus.graph.private import state_of
+from prunus.plan import Plan, load_plan
+from prunus.save.layout import in_format, is_channels_last
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds:
+    """The rounds kept in `folder` (None keeps nothing), bound to one model, its groups and the settings of the run."""
+
+    folder: Path | None
+    groups: Groups
+    digest: str
+
+    @staticmethod
+    def at(folder: str | Path | None, model: nn.Module, groups: Groups, settings: Mapping[str, Any]) -> Rounds:
+        return Rounds(None if folder is None else Path(folder), groups, _digest(model, groups, settings))
+
+    def last(self, model: nn.Module) -> tuple[nn.Module, Plan | None, list[Mapping[str, Any]]]:
+        """The model, plan and history after the last finished round; the given model when there is none."""
+        kept = sorted(self.folder.glob("round-[0-9][0-9][0-9]")) if self.folder else []
+        if not kept:
+            return model, None, []
+        facts: dict[str, Any] = json.loads((kept[-1] / "history.json").read_text())
+        if facts["run"] != self.digest:
+            raise ArtifactError(
+                f"{self.folder} holds rounds of another run: its model, groups or settings differ from these. "
+                "Choose another run_dir, or remove that one to start afresh."
+            )
+        plan = load_plan(kept[-1], self.groups)
+        small = shrink(model, plan, verify=False)
+        state = load_file(kept[-1] / "state.safetensors")
+        replace_state(small, {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}, self.groups.graph.aliases)
+        return small, plan, list(facts["history"])
+
+    def keep(self, small: nn.Module, plan: Plan, history: list[Mapping[str, Any]]) -> None:
+        """Write a finished round; it appears whole or not at all."""
+        if self.folder is None:
+            return
+        made = self.folder / f"round-{len(history):03d}"
+        started = made.with_suffix(".part")
+        shutil.rmtree(started, ignore_errors=True)
+        started.mkdir(parents=True)
+        plan.save(started)
+        tensors = {name: t.detach().contiguous() for name, t in state_of(small).tensors.items()}
+        save_file(tensors, started / "state.safetensors")
+        (started / "history.json").write_text(json.dumps({"run": self.digest, "history": history}) + "\n")
+        started.rename(made)
+
+
+def _laid_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A loaded tensor in the memory format and with the gradient flag of the one it replaces."""
+    return in_format(tensor, is_channels_last(like)).requires_grad_(like.requires_grad)
+
+
+def _digest(model: nn.Module, groups: Groups, settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(groups.graph.structure.encode())
+    digest.update(json.dumps([g.name for g in groups]).encode())
+    for name, tensor in state_of(model).tensors.items():
+        digest.update(dump({name: tensor.detach().contiguous()}))
+    return digest.hexdigest()

@@ -1,0 +1,10 @@
+"""A pruned model as files that run no code: safetensors and JSON.
+
+`model.safetensors` (weights), `graph.json` (the graph at its new sizes), `surgery.json` (which integers of the user's
+class change), `plan.json` and `plan.safetensors` (which units went), `report.json` (what was measured).
+"""
+
+from prunus.save.load import load
+from prunus.save.write import save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,100 @@
+"""`save`: write a result as files that run no code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prunus.apply.surgery import edits_between
+from prunus.graph.fit import fit, fit_constants
+from prunus.graph.interpret import GraphModel
+from prunus.graph.nest import input_settings, input_tensors
+from prunus.graph.private import state_of
+from prunus.graph.trace import Graph
+from prunus.graph.width import Keep
+from prunus.result import Result
+from prunus.save.encode import encode_program
+from prunus.save.layout import is_channels_last
+
+FORMAT = "prunus 1"
+CONSTANT = "constant:"
+"""Prefix, in `model.safetensors`, of tensors that are no state of the model."""
+
+
+def save(result: Result, directory: str | Path) -> None:
+    """Write the pruned model, its plan and its figures to `directory`; files of that name are replaced, all or none.
+
+    Raises `ArtifactError` where the graph holds an operation that files may not name.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+        _write(result, Path(part))
+        for path in sorted(Path(part).iterdir()):
+            path.replace(folder / path.name)
+
+
+def _write(result: Result, folder: Path) -> None:
+    graph, keep, model = result.graph, result.plan.left, result.model
+    state = state_of(model).tensors
+    constants = fit_constants(graph, keep)
+    tensors = {**state, **{CONSTANT + name: t for name, t in constants.items()}}
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    _json(folder / "graph.json", _graph(graph, keep, model, state, digest))
+    _json(folder / "surgery.json", _surgery(graph, model, digest))
+    result.plan.save(folder)
+    _json(folder / "report.json", report(result))
+
+
+def _graph(graph: Graph, keep: Keep, model: nn.Module, state: Mapping[str, Tensor], digest: str) -> dict[str, Any]:
+    programs = {"eval": graph.eval, "train": graph.train}
+    settings = {path: v for path, v in input_settings(graph.inputs).items() if v is None or isinstance(v, bool | int | float | str)}
+    return {
+        "format": FORMAT,
+        "weights": digest,
+        "model_class": graph.model_class,
+        "programs": {k: encode_program(fit(graph, mode, keep)) if mode else None for k, mode in programs.items()},
+        "paths": [list(path) for path in input_tensors(graph.inputs)],
+        "settings": [[list(path), value] for path, value in settings.items()],
+        "parameters": {name: t.requires_grad for name, t in state.items() if name in graph.parameters},
+        "aliases": dict(graph.aliases),
+        "channels_last": [name for name, t in state.items() if is_channels_last(t)],
+        "examples": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in input_tensors(graph.examples[0]).values()],
+    }
+
+
+def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
+    """Which integers of the user's class change; `class` is None where that class could not be cut."""
+    if isinstance(model, GraphModel):
+        return {"format": FORMAT, "weights": digest, "class": None, "plain": [], "entries": []}
+    entries = [
+        {"module": e.module, "attribute": e.key, "old": e.old, "new": e.new}
+        for e in edits_between(graph.integers, model)
+    ]
+    return {"format": FORMAT, "weights": digest, "class": graph.model_class, "plain": sorted(graph.plain), "entries": entries}
+
+
+def report(result: Result) -> dict[str, Any]:
+    """What was measured, as JSON values."""
+    return {
+        "format": FORMAT,
+        "before": [asdict(m) for m in result.before],
+        "after": [asdict(m) for m in result.after],
+        "change": None if result.change is None else asdict(result.change),
+        "history": [dict(entry) for entry in result.history],
+        "versions": {"torch": torch.__version__},
+    }
+
+
+def _json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
