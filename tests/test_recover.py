@@ -454,6 +454,12 @@ def test_statistics_are_the_averages_over_the_batches() -> None:
     assert int(norm.num_batches_tracked) == 3
 
 
+def test_recalibration_records_no_gradients() -> None:
+    seen: list[bool] = []
+    recalibrate(norm_net(), vectors(), call=lambda model, x: seen.append(model(x).requires_grad))
+    assert seen == [False] * 3
+
+
 def test_recalibrating_twice_is_recalibrating_once() -> None:
     once, twice = norm_net(), norm_net()
     recalibrate(once, vectors())

@@ -97,9 +97,13 @@ def _checked(groups: Groups, scores: Mapping[str, Tensor]) -> Mapping[str, Tenso
         given = scores.get(group.name)
         if given is None or tuple(given.shape) != (left,):
             found = "missing" if given is None else f"of shape {tuple(given.shape)}"
-            raise CriterionError(f"The scores of group {group.name!r} are {found}; expected shape ({left},), one value a unit.")
+            raise CriterionError(
+                f"The scores of group {group.name!r} are {found}; expected shape ({left},), one value a unit."
+            )
         if not bool(torch.isfinite(given).all()):
-            raise CriterionError(f"The scores of group {group.name!r} are not all finite; check the criterion and its data.")
+            raise CriterionError(
+                f"The scores of group {group.name!r} are not all finite; check the criterion and its data."
+            )
     return scores
 
 
@@ -109,7 +113,9 @@ def _bundles(groups: Groups, scores: Mapping[str, Tensor], keep_at_least: float)
     tied = {name for tie in ties for name in tie}
     sets = [*ties, *((g.name,) for g in groups if g.name not in tied | held)]
     if not sets:
-        raise GroupError(f"Every group here is tied to one that was left out: {', '.join(sorted(held))}. Leave all or none in.")
+        raise GroupError(
+            f"Every group here is tied to one that was left out: {', '.join(sorted(held))}. Leave all or none in."
+        )
     return [_bundle(groups, [groups[name] for name in names], scores, keep_at_least) for names in sets]
 
 

@@ -93,7 +93,9 @@ def prune(
     """
     if rounds < 1:
         raise BudgetError(f"rounds={rounds}; expected at least 1.")
-    ask = Ask(budget, criterion, scope, reduce, keep_at_least, schedule, rounds, data, loss, recover, evaluate, seed, progress)
+    ask = Ask(
+        budget, criterion, scope, reduce, keep_at_least, schedule, rounds, data, loss, recover, evaluate, seed, progress
+    )
     model = unwrap(model)
     graph = trace(model, inputs)
     groups = _chosen(group(graph, pattern=pattern or Channel()), only, skip, inexact)
@@ -122,9 +124,7 @@ def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.
 def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
     """The plan of one round, pure: nothing is cut yet."""
     target = _target(ask, number)
-    scores = score(
-        small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=ask.seed + number
-    )
+    scores = score(small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=ask.seed + number)
     plan = allocate(here, scores, target, scope=ask.scope, keep_at_least=ask.keep_at_least)
     return replace(plan, provenance={**plan.provenance, **_settings(ask)})
 
@@ -143,7 +143,9 @@ def _chosen(groups: Groups, only: Sequence[str], skip: Sequence[str], inexact: b
     exact = chosen if inexact else chosen.only(exact=True)
     if not len(exact):
         why = "; ".join(f"{g.name}: {g.why}" for g in list(chosen)[:4]) or "only and skip left out every group"
-        raise GroupError(f"Nothing is left to prune: {why}. Pass inexact=True to allow groups whose removal is not exact.")
+        raise GroupError(
+            f"Nothing is left to prune: {why}. Pass inexact=True to allow groups whose removal is not exact."
+        )
     return exact
 
 
@@ -157,7 +159,10 @@ def _measured(
     if ask.evaluate is None:
         return Result(small, graph, plan, before, after, None, tuple(history))
     scores = [_scores(ask.evaluate, m) for m in (model, small)]
-    quality = [measure(m, inputs, "accuracy", evaluate=lambda _m, s=s: s)[0] for m, s in zip((model, small), scores, strict=True)]
+    quality = [
+        measure(m, inputs, "accuracy", evaluate=lambda _m, s=s: s)[0]
+        for m, s in zip((model, small), scores, strict=True)
+    ]
     both = [s for s in scores if isinstance(s, Tensor) and s.ndim == 1]
     change = paired(both[0], both[1]) if len(both) == 2 else None
     return Result(small, graph, plan, (*before, quality[0]), (*after, quality[1]), change, tuple(history))

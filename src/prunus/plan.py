@@ -88,7 +88,10 @@ class Plan:
         (folder / "plan.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     def __str__(self) -> str:
-        lines = [f"{name}: {before:,.0f} -> {after:,.0f} ({after / before:.1%})" for name, (before, after) in self.costs.items()]
+        lines = [
+            f"{name}: {before:,.0f} -> {after:,.0f} ({after / before:.1%})"
+            for name, (before, after) in self.costs.items()
+        ]
         width = max((len(name) for name in self.keep), default=0)
         for name, mask in self.keep.items():
             lines.append(f"  {name:<{width}}  {mask.numel():>5} -> {int(mask.sum()):>5}")

@@ -49,7 +49,9 @@ class Rounds:
         plan = load_plan(kept[-1], self.groups)
         small = shrink(model, plan, verify=False)
         state = load_file(kept[-1] / "state.safetensors")
-        replace_state(small, {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}, self.groups.graph.aliases)
+        replace_state(
+            small, {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}, self.groups.graph.aliases
+        )
         return small, plan, list(facts["history"])
 
     def keep(self, small: nn.Module, plan: Plan, history: list[Mapping[str, Any]]) -> None:

@@ -70,7 +70,9 @@ def _checked(criterion: Criterion, stats: Stats, model: nn.Module) -> Mapping[st
     for name, value in given.items():
         if name not in named:
             near = get_close_matches(str(name), named, n=1)
-            raise CriterionError(f"{label} returned {name!r}, which is no parameter{f'; did you mean {near[0]!r}?' if near else '.'}")
+            raise CriterionError(
+                f"{label} returned {name!r}, which is no parameter{f'; did you mean {near[0]!r}?' if near else '.'}"
+            )
         try:
             torch.broadcast_to(value, named[name].shape)
         except RuntimeError:
@@ -79,7 +81,9 @@ def _checked(criterion: Criterion, stats: Stats, model: nn.Module) -> Mapping[st
                 f"parameter's {tuple(named[name].shape)}."
             ) from None
         if not bool(torch.isfinite(value).all()):
-            raise CriterionError(f"{label} returned values for {name!r} that are not finite; check the loss and the weights.")
+            raise CriterionError(
+                f"{label} returned values for {name!r} that are not finite; check the loss and the weights."
+            )
     return given
 
 

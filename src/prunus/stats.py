@@ -47,7 +47,8 @@ class Stats:
         count = 0
         for batch in data:
             grads = torch.autograd.grad(self._loss(model, batch, loss), [p for _, p in named], allow_unused=True)
-            for (name, p), g in zip(named, grads, strict=True):
+            reached: list[Tensor | None] = list(grads)
+            for (name, p), g in zip(named, reached, strict=True):
                 if g is not None:
                     total[name] += of(g.detach(), p.detach())
             count += 1

@@ -14,6 +14,11 @@ from prunus.graph.trace import Graph, integers_of
 from prunus.graph.width import Keep, counts, length
 
 _MOST_TRIES = 8
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CHANNEL_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,15 @@ class Edit:
     new: int
 
 
-def candidates(graph: Graph, model: nn.Module, state: Mapping[str, Tensor], keep: Keep, alive: Keep) -> Iterator[nn.Module]:
+def candidates(
+    graph: Graph, model: nn.Module, state: Mapping[str, Tensor], keep: Keep, alive: Keep
+) -> Iterator[nn.Module]:
     """Copies of the user's model with the cut state, most likely first; whether one is right is for a proof to say.
 
     Integers of known layers follow from the shapes of their weights. In other modules, integers that equal a changed
     size of that very module are changed; where that is ambiguous, the alternatives follow.
     """
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+    if any(_hooks(module) for module in model.modules()):
         warnings.warn(
             "The model has forward hooks: the smaller copy has them too, but what they closed over is still the "
             "original model's.",
@@ -45,6 +52,10 @@ def candidates(graph: Graph, model: nn.Module, state: Mapping[str, Tensor], keep
         replace_state(copy, state, graph.aliases)
         apply_edits(copy, [*sure, *chosen])
         yield copy
+
+
+def _hooks(module: nn.Module) -> bool:
+    return bool(vars(module)["_forward_hooks"] or vars(module)["_forward_pre_hooks"])
 
 
 def _edits(
@@ -89,14 +100,14 @@ def _known_layer(
         return
     shape = tuple(weight.shape)
     names: dict[str, int] = {}
-    if isinstance(module, nn.modules.conv._ConvNd):
-        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+    if isinstance(module, (*_TRANSPOSED, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        transposed = isinstance(module, _TRANSPOSED)
         wide, narrow = ("in_channels", "out_channels") if transposed else ("out_channels", "in_channels")
         groups = min(sizes.get((path, module.groups), {module.groups}))
         names = {wide: shape[0], narrow: shape[1] * groups, "groups": groups}
     elif isinstance(module, nn.Linear):
         names = {"out_features": shape[0], "in_features": shape[1]}
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
+    elif isinstance(module, _CHANNEL_NORMS):
         names = {"num_features": shape[0]}
     elif isinstance(module, nn.Embedding):
         names = {"num_embeddings": shape[0], "embedding_dim": shape[1]}
@@ -144,7 +155,7 @@ def edits_between(before: Mapping[str, Mapping[str, int]], model: nn.Module) -> 
 
 def replace_state(model: nn.Module, state: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
     """Put tensors in place of a model's own, by name; tied names get one and the same."""
-    plain = {name: (module, attribute) for name, module, attribute, _ in plain_tensors(model)}
+    plain = {name for name, *_ in plain_tensors(model)}
     placed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         placed[name] = _place(model, name, tensor, plain)
@@ -153,16 +164,14 @@ def replace_state(model: nn.Module, state: Mapping[str, Tensor], aliases: Mappin
             _place(model, name, placed[source], plain)
 
 
-def _place(model: nn.Module, name: str, tensor: Tensor, plain: Mapping[str, tuple[nn.Module, str]]) -> Tensor:
+def _place(model: nn.Module, name: str, tensor: Tensor, plain: set[str]) -> Tensor:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
+    old = getattr(owner, leaf)
+    if isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
     if name in plain:
-        setattr(*plain[name], tensor)
-    elif leaf in owner._parameters:
-        old = owner._parameters[leaf]
-        if not isinstance(tensor, nn.Parameter):
-            tensor = nn.Parameter(tensor, requires_grad=old is not None and old.requires_grad)
-        owner._parameters[leaf] = tensor
+        vars(owner)[leaf] = tensor
     else:
-        owner._buffers[leaf] = tensor
+        setattr(owner, leaf, tensor)
     return tensor

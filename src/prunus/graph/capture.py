@@ -23,6 +23,8 @@ from prunus.graph.node import Meta, Node, Out, Ref
 from prunus.graph.private import State, on_each_call
 from prunus.types import Inputs
 
+_OVERLOAD = type(torch.ops.aten.relu.default)
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -106,15 +108,15 @@ def _read(
             nodes.append(Node(node.name, "constant", (key,), out=_out(constants[key])))
         elif node.op == "output":
             results = tuple(n.name for n in node.args[0])
-        elif isinstance(node.target, torch._ops.OpOverload) or node.target.__name__ == "getitem":
+        elif isinstance(node.target, _OVERLOAD) or node.target.__name__ == "getitem":
             nodes.append(_operation(node))
-        elif node.target is not torch._C._set_grad_enabled:
+        elif node.target.__name__ != "_set_grad_enabled":
             raise TraceError(f"The model calls {node.target}, which cannot be followed. Please report it.")
     return Captured(Program(tuple(nodes), results, spec, tuple(skipped)), constants)
 
 
 def _operation(node: fx.Node) -> Node:
-    op = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else "getitem"
+    op = str(node.target) if isinstance(node.target, _OVERLOAD) else "getitem"
     module = (node.meta.get("custom") or {}).get("module", "")
     kwargs = {key: _argument(value) for key, value in node.kwargs.items()}
     return Node(node.name, op, tuple(_argument(a) for a in node.args), kwargs, _out(node.meta.get("val")), module)
@@ -150,7 +152,7 @@ def _explain(error: Exception, model: nn.Module, inputs: Inputs) -> TraceError:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model(*inputs.args, **inputs.kwargs)
-    except Exception as own:
+    except Exception as own:  # noqa: BLE001
         return TraceError(
             f"{name} refuses the example inputs ({shapes}): {type(own).__name__}: {_first_line(own)} "
             "Pass inputs the model runs on: a tensor, a tuple of arguments, or a dict of keyword arguments."

@@ -15,16 +15,19 @@ from prunus.graph.node import Node, Ref, find_refs
 from prunus.graph.see import Place
 
 _ZERO_AT_ZERO = set(
-    "relu relu6 gelu silu tanh hardswish leaky_relu elu selu celu mish softsign neg sin tan erf sqrt square abs sign floor "
-    "ceil round trunc expm1 log1p asin atan sinh tanhshrink softshrink hardshrink positive nan_to_num prelu_scalar "
-    "dropout alpha_dropout feature_dropout clone contiguous alias detach lift_fresh_copy lift_fresh to type_as float half "
-    "double bfloat16 _to_copy zeros_like zero view reshape _unsafe_view flatten unflatten ravel permute transpose swapaxes "
-    "swapdims t numpy_T movedim moveaxis unsqueeze squeeze expand expand_as broadcast_to repeat tile repeat_interleave cat "
-    "concat concatenate stack split split_with_sizes chunk unbind select slice narrow pixel_shuffle channel_shuffle "
-    "sum mean norm linalg_vector_norm frobenius_norm max amax min amin median cumsum flip roll triu tril gather "
-    "index_select index max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest1d upsample_nearest2d "
-    "upsample_bilinear2d upsample_bicubic2d upsample_linear1d".split()
+    (
+        "relu relu6 gelu silu tanh hardswish leaky_relu elu selu celu mish softsign neg sin tan erf sqrt square "
+        "abs sign floor ceil round trunc expm1 log1p asin atan sinh tanhshrink softshrink hardshrink positive "
+        "nan_to_num prelu dropout alpha_dropout feature_dropout clone contiguous alias detach lift_fresh_copy "
+        "lift_fresh to type_as float half double bfloat16 _to_copy zeros_like zero view reshape _unsafe_view "
+        "flatten unflatten ravel permute transpose swapaxes swapdims t numpy_T movedim moveaxis unsqueeze squeeze "
+        "expand expand_as broadcast_to repeat tile repeat_interleave cat concat concatenate stack split "
+        "split_with_sizes chunk unbind select slice narrow pixel_shuffle channel_shuffle sum mean norm "
+        "linalg_vector_norm frobenius_norm max amax min amin median cumsum flip roll triu tril gather "
+        "index_select index max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+        "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest1d upsample_nearest2d "
+        "upsample_bilinear2d upsample_bicubic2d upsample_linear1d"
+    ).split()
 )
 _SUMS = set("add sub rsub maximum minimum lerp where".split())
 _PRODUCTS = set("mul multiply mm bmm matmul mv dot einsum __and__ logical_and".split())
@@ -87,7 +90,11 @@ def _elementwise(name: str, node: Node, inferred: Inferred, zeros: dict[str, set
         kept = isinstance(value, int | float | None) and ((value or 0) > 0 if name == "pow" else not value)
         return zeros[bound["self"].name] if kept else set()
     if name in ("hardtanh", "clamp", "clamp_min", "clamp_max"):
-        low, high = (bound.get(k) for k in ("min_val", "max_val")) if name == "hardtanh" else (bound.get("min"), bound.get("max"))
+        low, high = (
+            (bound.get(k) for k in ("min_val", "max_val"))
+            if name == "hardtanh"
+            else (bound.get("min"), bound.get("max"))
+        )
         around = (low is None or low <= 0) and (high is None or high >= 0)
         return zeros[bound["self"].name] if around else set()
     if name in _ZERO_AT_ZERO:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from prunus.graph.axes import Atom
 from prunus.graph.capture import Program
-from prunus.graph.node import Meta, Node, Ref, find_refs, signature
+from prunus.graph.node import Meta, Node, find_refs, signature
 from prunus.graph.see import Place
 from prunus.graph.trace import Graph, Mode
 from prunus.graph.width import Keep, Size, counts, cut_tensor, length, size_of
 
-_MADE = {"zeros", "ones", "full", "empty", "rand", "randn", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full"}
+_MADE = set("zeros ones full empty rand randn arange scalar_tensor new_zeros new_ones new_full".split())
 
 
 def fit(graph: Graph, mode: Mode, keep: Keep) -> Program:
@@ -53,7 +53,7 @@ def _with_argument(node: Node, place: Place, value: Any) -> Node:
     names, _ = signature(node.op)
     position = names.index(place.arg)
     positional = position < len(node.args)
-    old = node.args[position] if positional else node.kwargs.get(place.arg)
+    old: Any = node.args[position] if positional else node.kwargs[place.arg] if place.index is not None else None
     if place.index is not None:
         value = [value if i == place.index else entry for i, entry in enumerate(old)]
     if positional:
@@ -95,9 +95,9 @@ def _settle(node: Node) -> Node:
     name = node.op.split(".")[1].removesuffix("_") if "." in node.op else ""
     if "dropout" in name:
         return replace(node, op="aten.alias.default", args=node.args[:1], kwargs={})
-    if name == "bernoulli" and isinstance(node.args[0], Ref):
-        mean = node.args[1] if len(node.args) > 1 else 0.5
-        return replace(node, op="aten.fill_.Scalar", args=(node.args[0], mean), kwargs={})
-    if "dropout_p" in node.bound():
+    bound = node.bound()
+    if name == "bernoulli":
+        return replace(node, op="aten.fill_.Scalar", args=(node.args[0], bound.get("p", 0.5)), kwargs={})
+    if "dropout_p" in bound:
         return _with_argument(node, Place("dropout_p"), 0.0)
     return node

@@ -137,7 +137,9 @@ class Groups:
         lines = [f"{len(self.items)} groups, {sum(int(self.left(g).sum()) for g in self.items)} units"]
         for g in self.items:
             note = "" if g.exact else f"  inexact: {g.why}"
-            lines.append(f"  {g.name:<{width}}  {int(self.left(g).sum()):>5} {g.kind:<10}{len(g.members):>4} tensors{note}")
+            lines.append(
+                f"  {g.name:<{width}}  {int(self.left(g).sum()):>5} {g.kind:<10}{len(g.members):>4} tensors{note}"
+            )
         return "\n".join(lines)
 
 
@@ -193,7 +195,9 @@ def _members(graph: Graph) -> dict[Atom, list[Member]]:
         for dim, axis in enumerate(axes):
             for leaf in dict.fromkeys(axis.leaves()):
                 if leaf not in graph.leaves.fixed and leaf.size > 1:
-                    consumer = (name, leaf) in graph.leaves.consumed and not (dim == 0 and len(axes) > 1 and leaf in axes[1].atoms)
+                    consumer = (name, leaf) in graph.leaves.consumed and not (
+                        dim == 0 and len(axes) > 1 and leaf in axes[1].atoms
+                    )
                     found.setdefault(leaf, []).append(Member(name, dim, consumer))
     return {leaf: ms for leaf, ms in found.items() if any(m.state in graph.parameters for m in ms)}
 

@@ -126,4 +126,3 @@ def _metas(out: Out) -> tuple[Meta, ...]:
 
 def _is_many(made: Any) -> bool:
     return bool(made) and not isinstance(made[0], Axis)
-

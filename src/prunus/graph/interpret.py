@@ -58,7 +58,9 @@ def execute(program: Program, outside: Outside, call: Call | None = None) -> lis
         elif node.op == "getitem":
             values[node.name] = values[node.args[0].name][node.args[1]]
         else:
-            values[node.name] = call(node, [resolve(a) for a in node.args], {k: resolve(v) for k, v in node.kwargs.items()})
+            values[node.name] = call(
+                node, [resolve(a) for a in node.args], {k: resolve(v) for k, v in node.kwargs.items()}
+            )
         for name in dying.get(node.name, ()):
             del values[name]
     return [values[name] for name in program.outputs]
@@ -157,7 +159,9 @@ class GraphModel(nn.Module):
         self._check(inputs, tensors)
         program = self.programs[0] if not self.training else self.programs[1]
         if program is None:
-            raise TraceError("This model could not be captured in training mode; call .eval() on it, or train your own class.")
+            raise TraceError(
+                "This model could not be captured in training mode; call .eval() on it, or train your own class."
+            )
         ordered = {path: tensors[path] for path in self.paths}
         results = execute(program, Outside(self.tensor, self._constants_on(ordered), ordered))
         return put_outputs(program.spec, results)
@@ -176,8 +180,8 @@ class GraphModel(nn.Module):
         for path, value in input_settings(inputs).items():
             if path in self.settings and self.settings[path] != value:
                 raise TraceError(
-                    f"Called with {_places([path])} = {value!r}, but the graph was traced with {self.settings[path]!r}, "
-                    "which is part of its structure. Trace again with the other value."
+                    f"Called with {_places([path])} = {value!r}, but the graph was traced with "
+                    f"{self.settings[path]!r}, which is part of its structure. Trace again with the other value."
                 )
 
 

@@ -56,8 +56,7 @@ def take_outputs(result: Any, only: Sequence[str] | None = None) -> tuple[list[T
     if only is not None:
         if not isinstance(result, Mapping) or any(name not in result for name in only):
             raise TraceError(
-                f"outputs={list(only)} names entries of a mapping result, but the model returned "
-                f"{_describe(result)}."
+                f"outputs={list(only)} names entries of a mapping result, but the model returned {_describe(result)}."
             )
         skipped.extend(str(k) for k in cast("Mapping[str, Any]", result) if k not in only)
         result = {name: result[name] for name in only}
@@ -78,7 +77,11 @@ def put_outputs(spec: Spec, tensors: Sequence[Tensor]) -> Any:
     if "dict" in spec:
         return Output({key: put_outputs(s, tensors) for key, s in spec["dict"].items()})
     values = [put_outputs(s, tensors) for s in spec["tuple"]]
-    return namedtuple("Output", spec["fields"])(*values) if "fields" in spec else tuple(values)  # noqa: PYI024
+    return _named(spec["fields"], values) if "fields" in spec else tuple(values)
+
+
+def _named(fields: Sequence[str], values: Sequence[Any]) -> Any:
+    return namedtuple("Output", fields)(*values)  # pyright: ignore[reportUntypedNamedTuple] the names come at run time
 
 
 def _take(value: Any, name: str, tensors: list[Tensor], skipped: list[str]) -> Spec | None:

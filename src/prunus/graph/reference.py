@@ -29,9 +29,7 @@ class Reference:
     def __init__(self, mode: Mode, keep: Keep, alive: Keep) -> None:
         """`alive` are the units the model at hand still has; `keep` those that shall stay."""
         self.masks = {
-            node.name: masks
-            for node in mode.program.nodes
-            if (masks := _masks_of(node, mode.inferred, keep, alive))
+            node.name: masks for node in mode.program.nodes if (masks := _masks_of(node, mode.inferred, keep, alive))
         }
 
     def __call__(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -108,7 +106,7 @@ def _layer_norm(node: Node, bound: dict[str, Any], masks: Masks) -> Tensor:
     return _affine(y, bound.get("weight"), bound.get("bias"))
 
 
-def _group_norm(node: Node, bound: dict[str, Any], masks: Masks) -> Tensor:
+def _group_norm(_: Node, bound: dict[str, Any], masks: Masks) -> Tensor:
     x: Tensor = bound["input"]
     groups: int = bound["num_groups"]
     mask = masks[Place("input")][1].view(groups, -1).to(x.dtype)

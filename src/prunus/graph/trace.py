@@ -21,7 +21,18 @@ from prunus.graph.node import Meta
 from prunus.graph.private import State, adopt_plain_tensors, private_copy, state_of, unwrap
 from prunus.types import Inputs
 
-_RANDOM = {"bernoulli", "rand", "randn", "rand_like", "randn_like", "normal", "uniform", "multinomial", "randint", "randperm"}
+_RANDOM = {
+    "bernoulli",
+    "rand",
+    "randn",
+    "rand_like",
+    "randn_like",
+    "normal",
+    "uniform",
+    "multinomial",
+    "randint",
+    "randperm",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +296,7 @@ def _spread(fixed: dict[Atom, str], together: Sequence[tuple[Atom, ...]]) -> Non
             reason = next((fixed[leaf] for leaf in tie if leaf in fixed), None)
             free = [leaf for leaf in tie if leaf not in fixed]
             if reason is not None and free:
-                fixed.update({leaf: f"must stay as long as another piece of a split ({reason})" for leaf in free})
+                fixed.update(dict.fromkeys(free, f"must stay as long as another piece of a split ({reason})"))
                 changed = True
 
 
@@ -309,9 +320,7 @@ def _consumed(mode: Mode) -> Iterator[tuple[str, Atom]]:
 
 def _moving(outside: Mapping[tuple[str, Any], Axes], paths: list[Path]) -> dict[Atom, tuple[int, int]]:
     """Leaves that are a whole input dimension and no whole dimension of state: they follow the input."""
-    still = {
-        atom for (kind, _), axes in outside.items() if kind != "input" for axis in axes for atom in axis.atoms
-    }
+    still = {atom for (kind, _), axes in outside.items() if kind != "input" for axis in axes for atom in axis.atoms}
     moving: dict[Atom, tuple[int, int]] = {}
     for index, path in enumerate(paths):
         for dim, axis in enumerate(outside["input", path]):
@@ -332,4 +341,3 @@ def _together(algebra: Algebra) -> tuple[tuple[Atom, ...], ...]:
             for axis in axes:
                 algebra.say(axis, "fixed", "pieces of a split that must stay equally long")
     return tuple(tied)
-

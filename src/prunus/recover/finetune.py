@@ -66,7 +66,7 @@ def finetune(
     >>> model = nn.Linear(1, 1)
     >>> data = [(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [5.0]]))]
     >>> mse = lambda model, batch: nn.functional.mse_loss(model(batch[0]), batch[1])
-    >>> finetune(model, data, mse, epochs=500, lr=0.1) is model
+    >>> finetune(model, data, mse, epochs=300, lr=0.2, optimizer=torch.optim.SGD) is model
     True
     >>> round(model(torch.tensor([[3.0]])).item())
     7
@@ -78,13 +78,10 @@ def finetune(
     trainable = _checked(model, data, epochs, lr)
     with _modes_kept(model), _generators_kept():
         steps = epochs * _length(data)
-        auto = "auto" if steps >= FEW_STEPS else False
-        precision = fastest(
-            model,
-            data,
-            loss,
-            bf16=auto if bf16 == "auto" else bf16,
-            channels_last=auto if channels_last == "auto" else channels_last,
+        precision = (
+            fastest(model, data, loss, bf16=bf16, channels_last=channels_last)
+            if steps >= FEW_STEPS
+            else Precision(bf16 is True, channels_last is True)
         )
         _seed(seed)
         take = _Step(model, loss, (optimizer or adamw)(trainable, lr), precision, max_grad_norm)

@@ -105,9 +105,7 @@ def _candidates(model: nn.Module, bf16: Choice, channels_last: Choice) -> list[P
 def _copy(model: nn.Module) -> nn.Module | None:
     try:
         return copy.deepcopy(model).train()
-    except (
-        RuntimeError
-    ) as error:  # torch refuses to copy weights that are computed, as old-style weight_norm makes them
+    except RuntimeError as error:  # torch copies no computed weights, such as those of the old weight_norm
         _log.info("precision not timed, the model cannot be copied: %s", error)
         return None
 

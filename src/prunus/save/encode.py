@@ -14,23 +14,23 @@ from prunus.graph.node import Node, Ref, overload
 from prunus.graph.rules import RULES
 
 _WITHOUT_RULE = set(
-    "topk sort argsort nonzero unique one_hot bucketize searchsorted scatter scatter_add index_put index_add index_copy "
-    "index_fill masked_select take take_along_dim cumsum cross cdist glu grid_sampler affine_grid_generator "
-    "upsample_trilinear3d upsample_nearest3d native_layer_norm native_group_norm prelu rnn_tanh lstm gru unfold im2col "
-    "col2im fold detach rot90 diff linspace logspace eye meshgrid tril_indices triu_indices complex view_as_real "
-    "view_as_complex bernoulli remainder isin isclose std_mean var_mean histc multi_head_attention new_empty "
-    "unsafe_split fused_moving_avg_obs_fake_quant alias_copy result_type is_floating_point count_nonzero "
-    "unsafe_chunk celu lerp addr vander outer ger inner kron trace diag diagonal diag_embed logical_not".split()
+    (
+        "topk sort argsort nonzero unique one_hot bucketize searchsorted scatter scatter_add index_put index_add "
+        "index_copy index_fill masked_select take take_along_dim cumsum cross cdist glu grid_sampler "
+        "affine_grid_generator upsample_trilinear3d upsample_nearest3d native_layer_norm native_group_norm prelu "
+        "rnn_tanh lstm gru unfold im2col col2im fold detach rot90 diff linspace logspace eye meshgrid "
+        "tril_indices triu_indices complex view_as_real view_as_complex bernoulli remainder isin isclose std_mean "
+        "var_mean histc multi_head_attention new_empty unsafe_split fused_moving_avg_obs_fake_quant alias_copy "
+        "result_type is_floating_point count_nonzero unsafe_chunk celu lerp addr vander outer ger inner kron "
+        "trace diag diagonal diag_embed logical_not"
+    ).split()
 )
 ALLOWED = frozenset(name.partition(".")[0] for name in RULES) | _WITHOUT_RULE
-"""ATen names (without overload and in-place underscore) that a file may name. None reads files, prints or calls back."""
+"""ATen names (without overload and in-place underscore) that a file may name. None reads files or prints."""
 
-_DTYPES = {
-    str(d).removeprefix("torch."): d
-    for d in (
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-        torch.uint8, torch.bool, torch.complex64, torch.complex128,
-    )  # fmt: skip
+_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
 }
 _FORMATS = {
     "contiguous": torch.contiguous_format,
@@ -85,7 +85,9 @@ def _allowed(op: str) -> str:
     try:
         overload(op)
     except AttributeError:
-        raise ArtifactError(f"This version of torch has no operation {op!r}; was the file written by another?") from None
+        raise ArtifactError(
+            f"This version of torch has no operation {op!r}; was the file written by another?"
+        ) from None
     return op
 
 

@@ -59,11 +59,15 @@ def _described(folder: Path, name: str) -> dict[str, Any]:
         raise ArtifactError(f"{folder / name} is not of the format {FORMAT!r}; it was written by something else.")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if data.get("weights") != digest:  # pyright: ignore[reportUnknownMemberType]
-        raise ArtifactError(f"{folder / name} belongs to other weights than model.safetensors: one of the files was changed.")
+        raise ArtifactError(
+            f"{folder / name} belongs to other weights than model.safetensors: one of the files was changed."
+        )
     return data  # pyright: ignore[reportUnknownVariableType]
 
 
-def _as_graph(folder: Path, graph: dict[str, Any], state: dict[str, Tensor], tensors: Mapping[str, Tensor]) -> GraphModel:
+def _as_graph(
+    folder: Path, graph: dict[str, Any], state: dict[str, Tensor], tensors: Mapping[str, Tensor]
+) -> GraphModel:
     try:
         programs = graph["programs"]
         train = None if programs["train"] is None else decode_program(programs["train"])
@@ -90,7 +94,9 @@ def _as_class(folder: Path, graph: dict[str, Any], state: dict[str, Tensor], mod
             "load(directory) without make_model."
         )
     if type(model).__name__ != surgery["class"]:
-        raise ArtifactError(f"make_model() gave a {type(model).__name__}; expected the original model, a {surgery['class']}.")
+        raise ArtifactError(
+            f"make_model() gave a {type(model).__name__}; expected the original model, a {surgery['class']}."
+        )
     edits = [_checked_edit(folder, model, entry) for entry in surgery["entries"]]
     _check_state(folder, model, state, graph["aliases"])
     apply_edits(model, edits)
@@ -104,11 +110,18 @@ def _checked_edit(folder: Path, model: nn.Module, entry: Any) -> Edit:
         edit = Edit(str(entry["module"]), str(entry["attribute"]), entry["old"], entry["new"])
         found = read_integer(model.get_submodule(edit.module), edit.key)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ArtifactError(f"{folder / 'surgery.json'} names a module or entry that is not there ({error}).") from error
+        raise ArtifactError(
+            f"{folder / 'surgery.json'} names a module or entry that is not there ({error})."
+        ) from error
     if type(edit.old) is not int or type(edit.new) is not int or not 0 < edit.new <= edit.old:
-        raise ArtifactError(f"{folder / 'surgery.json'}: {edit.module}.{edit.key} from {edit.old!r} to {edit.new!r}; sizes are integers and only shrink.")
+        raise ArtifactError(
+            f"{folder / 'surgery.json'}: {edit.module}.{edit.key} from {edit.old!r} to {edit.new!r}; sizes are "
+            "integers and only shrink."
+        )
     if found != edit.old:
-        raise ArtifactError(f"{edit.module}.{edit.key} of make_model() is {found!r}; the saved model started from {edit.old}.")
+        raise ArtifactError(
+            f"{edit.module}.{edit.key} of make_model() is {found!r}; the saved model started from {edit.old}."
+        )
     return edit
 
 
@@ -118,8 +131,12 @@ def _check_state(folder: Path, model: nn.Module, state: Mapping[str, Tensor], al
     wanted = {*state, *aliases}
     if every != wanted:
         odd = sorted(every ^ wanted)[:4]
-        raise ArtifactError(f"make_model() and {folder} differ in state: {', '.join(odd)}. Build the model as it was before pruning.")
+        raise ArtifactError(
+            f"make_model() and {folder} differ in state: {', '.join(odd)}. Build the model as it was before pruning."
+        )
     for name, tensor in state.items():
         whole = tuple(found.tensors[name if name in found.tensors else found.aliases[name]].shape)
         if len(whole) != tensor.ndim or any(small > size for small, size in zip(tensor.shape, whole, strict=True)):
-            raise ArtifactError(f"{name!r} is {tuple(tensor.shape)} in {folder}, but only {whole} in make_model(); sizes only shrink.")
+            raise ArtifactError(
+                f"{name!r} is {tuple(tensor.shape)} in {folder}, but only {whole} in make_model(); sizes only shrink."
+            )

@@ -50,15 +50,19 @@ def _write(result: Result, folder: Path) -> None:
     tensors = {**state, **{CONSTANT + name: t for name, t in constants.items()}}
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    _json(folder / "graph.json", _graph(graph, keep, model, state, digest))
+    _json(folder / "graph.json", _graph(graph, keep, state, digest))
     _json(folder / "surgery.json", _surgery(graph, model, digest))
     result.plan.save(folder)
     _json(folder / "report.json", report(result))
 
 
-def _graph(graph: Graph, keep: Keep, model: nn.Module, state: Mapping[str, Tensor], digest: str) -> dict[str, Any]:
+def _graph(graph: Graph, keep: Keep, state: Mapping[str, Tensor], digest: str) -> dict[str, Any]:
     programs = {"eval": graph.eval, "train": graph.train}
-    settings = {path: v for path, v in input_settings(graph.inputs).items() if v is None or isinstance(v, bool | int | float | str)}
+    settings = {
+        path: v
+        for path, v in input_settings(graph.inputs).items()
+        if v is None or isinstance(v, bool | int | float | str)
+    }
     return {
         "format": FORMAT,
         "weights": digest,
@@ -69,7 +73,9 @@ def _graph(graph: Graph, keep: Keep, model: nn.Module, state: Mapping[str, Tenso
         "parameters": {name: t.requires_grad for name, t in state.items() if name in graph.parameters},
         "aliases": dict(graph.aliases),
         "channels_last": [name for name, t in state.items() if is_channels_last(t)],
-        "examples": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in input_tensors(graph.examples[0]).values()],
+        "examples": [
+            [list(t.shape), str(t.dtype).removeprefix("torch.")] for t in input_tensors(graph.examples[0]).values()
+        ],
     }
 
 
@@ -81,7 +87,13 @@ def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
         {"module": e.module, "attribute": e.key, "old": e.old, "new": e.new}
         for e in edits_between(graph.integers, model)
     ]
-    return {"format": FORMAT, "weights": digest, "class": graph.model_class, "plain": sorted(graph.plain), "entries": entries}
+    return {
+        "format": FORMAT,
+        "weights": digest,
+        "class": graph.model_class,
+        "plain": sorted(graph.plain),
+        "entries": entries,
+    }
 
 
 def report(result: Result) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def scalar(see: See, **_: Any) -> Axes:
 
 
 RULES = {
-    **{name: filled for name in "zeros ones full empty rand randn new_zeros new_ones new_full new_empty".split()},
+    **dict.fromkeys("zeros ones full empty rand randn new_zeros new_ones new_full new_empty".split(), filled),
     "arange": arange,
     "scalar_tensor": scalar,
 }

@@ -41,6 +41,13 @@ def broadcast(see: See, operands: Sequence[Axes]) -> Axes:
     return tuple(result)
 
 
+def prelu(see: See, self: Value, weight: Value) -> Axes:
+    """One slope for all, or one for each channel (dimension 1)."""
+    if weight.ndim and weight.shape[0] > 1:
+        see.unify(self.axes[1], weight.axes[0])
+    return tuple(map(like, self.axes))
+
+
 def same(see: See, **args: Any) -> Axes:
     """`dropout`, `clone`, `to`, `zeros_like`, ...: the result indexes as the first tensor does."""
     return tuple(like(axis) for axis in tensors_in(args)[0].axes)
@@ -49,7 +56,7 @@ def same(see: See, **args: Any) -> Axes:
 _POINTWISE = (
     "add sub mul div rsub pow maximum minimum max.other min.other fmod remainder atan2 where masked_fill lerp addcmul "
     "addcdiv clamp clamp_min clamp_max eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or "
-    "__and__ __or__ __xor__ floor_divide true_divide divide multiply subtract xlogy prelu_scalar threshold "
+    "__and__ __or__ __xor__ floor_divide true_divide divide multiply subtract xlogy threshold "
     "relu relu6 gelu silu sigmoid tanh hardtanh hardswish hardsigmoid leaky_relu elu selu celu mish softplus softsign "
     "logsigmoid log_sigmoid exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg sign sin cos tan erf reciprocal "
     "floor ceil round trunc logical_not bitwise_not isnan isinf isfinite nan_to_num tanhshrink softshrink hardshrink "
@@ -61,8 +68,9 @@ _SAME = (
     "zero requires_grad fill.Scalar uniform normal"
 )
 RULES = {
-    **{name: pointwise for name in _POINTWISE.split()},
-    **{name: same for name in _SAME.split()},
+    **dict.fromkeys(_POINTWISE.split(), pointwise),
+    **dict.fromkeys(_SAME.split(), same),
+    "prelu": prelu,
     "copy": in_place,
     "fill": in_place,
 }

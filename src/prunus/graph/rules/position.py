@@ -91,7 +91,21 @@ def gather(see: See, self: Value, dim: int, index: Value, **_: Any) -> Axes:
 
 _SOFTMAX = ("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
 _SCAN = ("cumsum", "cumprod", "flip", "roll", "triu", "tril", "logcumsumexp", "glu_gate")
-_STATISTIC = ("max", "min", "amax", "amin", "argmax", "argmin", "var", "std", "prod", "median", "logsumexp", "all", "any")
+_STATISTIC = (
+    "max",
+    "min",
+    "amax",
+    "amin",
+    "argmax",
+    "argmin",
+    "var",
+    "std",
+    "prod",
+    "median",
+    "logsumexp",
+    "all",
+    "any",
+)
 _POOL = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 RULES = {
     **{f"{name}{n}d": spatial(n) for name in _POOL for n in (1, 2, 3)},

@@ -80,7 +80,7 @@ def expand_as(see: See, self: Value, other: Value) -> Axes:
 
 def repeat(see: See, self: Value, **args: Any) -> Axes:
     """`repeat`, `tile`: each dimension laid end to end `n` times, the repetition outermost."""
-    counts: list[int] = args.get("repeats", args.get("dims"))
+    counts: list[int] = args["repeats"] if "repeats" in args else args["dims"]
     lead = len(counts) - self.ndim
     made: list[Axis] = []
     for index, count in enumerate(counts):
@@ -103,7 +103,7 @@ def cat(see: See, tensors: list[Value], dim: int) -> Axes:
     """Laid end to end along `dim`; the other dimensions are unified."""
     full = [t for t in tensors if t.shape != (0,)]
     dim = dim % full[0].ndim
-    rest = broadcast(see, [t.axes[:dim] + (Axis(),) + t.axes[dim + 1 :] for t in full])
+    rest = broadcast(see, [(*t.axes[:dim], Axis(), *t.axes[dim + 1 :]) for t in full])
     return (*rest[:dim], concat([t.axes[dim] for t in full]), *rest[dim + 1 :])
 
 

@@ -1,0 +1,189 @@
+"""One proof under way: the reference, the smaller graph, and the worst error of each check so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from prunus.apply.build import cut_one
+from prunus.apply.compare import call, error_between, native_bound
+from prunus.apply.redraw import redraw_inputs, redrawer
+from prunus.errors import ProofError
+from prunus.graph.fit import fit, fit_constants, lifted, without_draws
+from prunus.graph.group import Group
+from prunus.graph.interpret import GraphModel, Outside, execute
+from prunus.graph.nest import input_tensors, with_tensors
+from prunus.graph.private import adopt_plain_tensors, private_copy, state_of
+from prunus.graph.reference import Reference
+from prunus.graph.trace import Graph, Mode
+from prunus.graph.width import Keep, mask_of
+from prunus.plan import Plan
+from prunus.types import Inputs
+
+ACCEPTED = 1e-9
+"""Relative error accepted in float64."""
+CONTROL = 1000.0
+"""A wrong model must be off by at least this many times the error accepted."""
+_CAST = 1e-4
+"""Relative error accepted where the user's module casts to float32 inside, which only our graph can lift."""
+
+Lookup = Callable[[str], Tensor]
+
+
+class Check:
+    """Each method is one check; it notes its error and raises `ProofError` when that is too large."""
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self.model, self.plan, self.graph = model, plan, plan.graph
+        self.keep: Keep = plan.left
+        self.alive: Keep = plan.groups.alive
+        self.state = state_of(model).tensors
+        self.drawn: Lookup = redrawer(self.graph, self.state)
+        self.errors: dict[str, float] = {}
+        self.accepted: dict[str, float] = {}
+        self.expected: list[Tensor] = []
+        """The results of the reference in eval mode with redrawn weights."""
+
+    @property
+    def cut_groups(self) -> list[Group]:
+        """The groups that lose units by this plan."""
+        groups = [self.plan.groups[name] for name in self.plan.keep]
+        return [g for g in groups if bool((self.plan.groups.left(g) & ~self.plan.keep[g.name]).any())]
+
+    def state_is_cut(self, small: nn.Module) -> None:
+        """Every tensor of the smaller model is the cut tensor, bit for bit."""
+        found = state_of(small).tensors
+        for name in self.graph.state:
+            wanted = cut_one(self.graph, name, self.state[name], self.keep, self.alive)
+            if name not in found or not _same(found[name], wanted):
+                shape = tuple(found[name].shape) if name in found else "nothing"
+                raise ProofError(
+                    f"{name!r} of the smaller model is not what the plan cuts it to: found {shape}, expected "
+                    f"{tuple(wanted.shape)} with the original's values. Verify right after shrink, before training."
+                )
+
+    def user(self, small: nn.Module) -> None:
+        """With the user's weights, on every example."""
+        for example in self.graph.examples:
+            expected = self._reference(self.graph.eval, example, doubled(self.state))
+            found = self._small(self.graph.eval, example, doubled(state_of(small).tensors))
+            self._note("user", error_between(expected, found), ACCEPTED)
+
+    def redrawn(self) -> None:
+        """With all floating state and inputs drawn anew, in eval and train mode: default weights hide wrong indices."""
+        inputs = redraw_inputs(self.graph.inputs)
+        for check, mode in zip(("redrawn", "train"), self.graph.modes, strict=False):
+            expected = self._reference(mode, inputs, self.drawn)
+            self.expected = self.expected or expected
+            self._note(check, error_between(expected, self._small(mode, inputs, self._cut(self.keep))), ACCEPTED)
+
+    def zeroed(self, small: nn.Module) -> None:
+        """Against the user's module with the removed units zeroed, at another batch size; exact groups only."""
+        if isinstance(self.model, GraphModel) or not all(group.exact for group in self.cut_groups):
+            return
+        example = doubled_inputs(another_batch(self.graph))
+        zeroed = private_copy(self.model, share=False)
+        adopt_plain_tensors(zeroed)
+        zero_removed(zeroed.double(), self.graph, self.keep, self.alive)
+        program = self.graph.eval.program
+        casts = any(a is not b for a, b in zip(program.nodes, lifted(program).nodes, strict=True))
+        found = self._small(self.graph.eval, example, doubled(state_of(small).tensors))
+        self._note("zeroed", error_between(call(zeroed, example, self.graph), found), _CAST if casts else ACCEPTED)
+
+    def module(self, small: nn.Module) -> None:
+        """The returned module against its graph, at its own dtype."""
+        if isinstance(small, GraphModel):
+            return
+        state = state_of(small).tensors
+        program = fit(self.graph, self.graph.eval, self.keep)
+        for example in self.graph.examples:
+            constants = fit_constants(self.graph, self.keep)
+            expected = execute(program, Outside(lambda n: state[n].detach(), constants, input_tensors(example)))
+            self._note("module", error_between(expected, call(small, example, self.graph)), native_bound(small))
+
+    def control(self) -> float:
+        """The same cut, one unit off, must be far from the reference: a check that cannot fail proves nothing."""
+        if not self.cut_groups:
+            return float("inf")
+        keep = dict(self.keep)
+        for group in self.cut_groups:
+            left = self.plan.groups.left(group)
+            keep[group.leaf] = torch.zeros_like(left).masked_scatter(left, keep[group.leaf][left].roll(1))
+        wrong = self._small(self.graph.eval, redraw_inputs(self.graph.inputs), self._cut(keep), keep)
+        error = error_between(self.expected, wrong)
+        if error < CONTROL * ACCEPTED:
+            raise ProofError(
+                f"The check is blind here: a model cut one unit off differs from the reference by only {error:.1e}, "
+                "so nothing is proven. Most likely the output does not depend on the groups that were cut."
+            )
+        return error
+
+    def full(self, example: Inputs, state: Lookup) -> list[Tensor]:
+        """The model as it is, nothing removed, in eval mode."""
+        program = lifted(fit(self.graph, self.graph.eval, self.alive))
+        return execute(program, self._outside(example, state, self.alive))
+
+    def _reference(self, mode: Mode, example: Inputs, state: Lookup) -> list[Tensor]:
+        program = without_draws(lifted(fit(self.graph, mode, self.alive)))
+        return execute(program, self._outside(example, state, self.alive), Reference(mode, self.keep, self.alive))
+
+    def _small(self, mode: Mode, example: Inputs, state: Lookup, keep: Keep | None = None) -> list[Tensor]:
+        keep = self.keep if keep is None else keep
+        program = without_draws(lifted(fit(self.graph, mode, keep)))
+        return execute(program, self._outside(example, state, keep))
+
+    def _outside(self, example: Inputs, state: Lookup, keep: Keep) -> Outside:
+        constants = {name: double(t) for name, t in fit_constants(self.graph, keep).items()}
+        return Outside(state, constants, input_tensors(doubled_inputs(example)))
+
+    def _cut(self, keep: Keep) -> Lookup:
+        return lambda name: cut_one(self.graph, name, self.drawn(name), keep, self.alive)
+
+    def _note(self, check: str, error: float, accepted: float) -> None:
+        self.errors[check] = max(error, self.errors.get(check, 0.0))
+        self.accepted[check] = accepted
+        if not error <= accepted:
+            names = ", ".join(group.name for group in self.cut_groups[:6])
+            raise ProofError(
+                f"Check {check!r} failed: the smaller model differs from its reference by {error:.1e} (relative), "
+                f"accepted is {accepted:.0e}. Groups cut: {names}. Most likely an operation of the model is misread: "
+                "skip the groups one by one to find which, and please report the model."
+            )
+
+
+def double(tensor: Tensor) -> Tensor:
+    """A tensor of its own: float64 where it is floating."""
+    return tensor.detach().to(torch.float64, copy=True) if tensor.dtype.is_floating_point else tensor.detach().clone()
+
+
+def doubled(state: dict[str, Tensor]) -> Lookup:
+    return lambda name: double(state[name])
+
+
+def doubled_inputs(example: Inputs) -> Inputs:
+    return with_tensors(example, {path: double(t) for path, t in input_tensors(example).items()})
+
+
+def another_batch(graph: Graph) -> Inputs:
+    """The traced inputs with their first sample once more, where the batch is free."""
+    batch = {leaf for leaf, (_, dim) in graph.leaves.moving.items() if dim == 0}
+    tensors = input_tensors(graph.inputs)
+    if not batch or any(t.ndim == 0 for t in tensors.values()):
+        return graph.inputs
+    return with_tensors(graph.inputs, {path: torch.cat([t, t[:1]]) for path, t in tensors.items()})
+
+
+def zero_removed(model: nn.Module, graph: Graph, keep: Keep, alive: Keep) -> None:
+    """Zero, in place, every floating state slice of the units that go."""
+    state = state_of(model).tensors
+    for name, axes in graph.state_axes.items():
+        for dim, axis in enumerate(axes if state[name].dtype.is_floating_point else ()):
+            gone = ~mask_of(axis, keep)[mask_of(axis, alive)]
+            if bool(gone.any()):
+                state[name].detach().index_fill_(dim, gone.nonzero().flatten().to(state[name].device), 0)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())

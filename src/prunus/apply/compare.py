@@ -1,0 +1,57 @@
+"""How far two models are apart: the relative error between their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prunus.graph.interpret import GraphModel
+from prunus.graph.nest import input_tensors, take_outputs, with_tensors
+from prunus.graph.private import private_copy
+from prunus.graph.trace import Graph
+from prunus.types import Inputs
+
+_NATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+_REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError, KeyError)
+
+
+def error_between(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference over the largest value, worst over the results; infinite where shapes differ."""
+    if len(expected) != len(found):
+        return float("inf")
+    return max((_error(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+
+
+def _error(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    if a.numel() == 0 or not a.dtype.is_floating_point:
+        return 0.0 if torch.equal(a, b) else float("inf")
+    a, b = a.double(), b.double()
+    error = float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))
+    return error if error == error else float("inf")
+
+
+def native_bound(model: nn.Module) -> float:
+    """The relative error to allow at a model's own dtype."""
+    return max((_NATIVE[p.dtype] for p in model.parameters() if p.dtype in _NATIVE), default=_NATIVE[torch.float32])
+
+
+def call(model: nn.Module, example: Inputs, graph: Graph) -> list[Tensor]:
+    """The traced results of a module in eval mode, called on copies; its mode, buffers and inputs stay as they are."""
+    mine = private_copy(model).eval()
+    names = list(graph.eval.program.spec.get("dict", {})) or None
+    own = with_tensors(example, {path: t.clone() for path, t in input_tensors(example).items()})
+    with torch.no_grad():
+        return take_outputs(mine(*own.args, **own.kwargs), names)[0]
+
+
+def agrees(copy: nn.Module, made: GraphModel, graph: Graph) -> bool:
+    """Does a cut copy of the user's class compute what the graph computes, at its own dtype, on every example?"""
+    try:
+        errors = [error_between(call(made, e, graph), call(copy, e, graph)) for e in graph.examples]
+    except _REFUSALS:
+        return False
+    return max(errors) <= native_bound(copy)

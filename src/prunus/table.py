@@ -1,0 +1,100 @@
+"""Tables for the terminal: the rows of a comparison, and the groups of a model as a tree by module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+from rich.tree import Tree
+
+from prunus.graph.group import Group, Groups
+from prunus.graph.trace import Graph
+from prunus.result import shown
+from prunus.statistics import accuracy_interval
+from prunus.tasks.demo import DENSE, Row
+
+_COUPLED_SHOWN = 6
+
+
+def comparison(rows: Mapping[str, Row], title: str) -> Table:
+    """One row a model: costs, latency beside the dense model's, accuracy with interval, paired drop with interval."""
+    table = Table(title=title, title_justify="left")
+    headings = ("model", "params", "MACs", "KiB", "latency, ms", "of dense", "accuracy, %", "drop, points", "p")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name, row in rows.items():
+        table.add_row(name, *_costs(row), *_quality(row, rows[DENSE], name == DENSE))
+    return table
+
+
+def _costs(row: Row) -> tuple[str, ...]:
+    figures = row.figures
+    latency, dense = figures["latency_ms"], figures["dense_latency_ms"]
+    low, high = latency.spread or (latency.value, latency.value)
+    ratio = latency.value / dense.value
+    of_dense = f"{ratio:.2f}x" if ratio <= 1 else f"[red]{ratio:.2f}x[/red]"
+    return (
+        shown(figures["params"]),
+        f"{figures['macs'].value / (figures['macs'].batch or 1):,.0f}",
+        f"{figures['bytes'].value / 1024:,.0f}",
+        f"{latency.value:.2f} ({low:.2f} to {high:.2f})",
+        of_dense,
+    )
+
+
+def _quality(row: Row, dense: Row, is_dense: bool) -> tuple[str, str, str]:
+    low, high = accuracy_interval(row.correct)
+    accuracy = f"{row.correct.mean().item() * 100:.1f} ({low * 100:.1f} to {high * 100:.1f})"
+    if is_dense:
+        return accuracy, "", ""
+    change = row.against(dense)
+    drop = f"{change.drop * 100:+.2f} ({change.low * 100:+.2f} to {change.high * 100:+.2f})"
+    return accuracy, drop, f"{change.p:.2g}"
+
+
+def group_tree(groups: Groups) -> Tree:
+    """Groups under the modules that make them: size, kind, and what is coupled."""
+    root = Tree(f"[bold]{groups.graph.model_class}[/bold]: {len(groups)} groups, {sum(g.size for g in groups)} units")
+    branches: dict[str, Tree] = {"": root}
+    for group in groups:
+        path = group.name.partition(":")[0].partition("#")[0]
+        parent = _branch(branches, path.rpartition(".")[0])
+        note = "" if group.exact else f"  [yellow]inexact: {group.why}[/yellow]"
+        leaf = parent.add(
+            f"[bold]{group.name.removeprefix(path.rpartition('.')[0] + '.')}[/bold]  {group.size} {group.kind}{note}"
+        )
+        leaf.add(f"[dim]{_coupled(group)}[/dim]")
+    return root
+
+
+def _branch(branches: dict[str, Tree], path: str) -> Tree:
+    if path not in branches:
+        above, _, name = path.rpartition(".")
+        branches[path] = _branch(branches, above).add(name)
+    return branches[path]
+
+
+def _coupled(group: Group) -> str:
+    """The state a unit owns slices of: what makes it, then what reads it."""
+    made = [f"{m.state}[{m.dim}]" for m in group.producers]
+    read = [f"{m.state}[{m.dim}]" for m in group.members if m.consumer]
+    parts = [_some(made), *([f"read by {_some(read)}"] if read else [])]
+    return " · ".join(part for part in parts if part)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _COUPLED_SHOWN
+    return ", ".join(names[:_COUPLED_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def fixed_table(graph: Graph) -> Table:
+    """What cannot be pruned, and why: one row a reason."""
+    table = Table(title="fixed", title_justify="left")
+    table.add_column("why")
+    table.add_column("where")
+    reasons: dict[str, list[str]] = {}
+    for where, why in graph.fixed.items():
+        reasons.setdefault(why, []).append(where)
+    for why, where in reasons.items():
+        table.add_row(why, _some(where))
+    return table
