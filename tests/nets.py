@@ -181,7 +181,7 @@ def shuffle(shape: Shape, a: int, b: int, c: int) -> nn.Module:
     def by_view(x: Tensor) -> Tensor:
         n, channels, h, w = x.shape
         if b % 3 == 1:
-            return x.view(n, groups, channels // groups, h, w).transpose(1, 2).reshape(n, channels, h, w)
+            return x.reshape(n, groups, channels // groups, h, w).transpose(1, 2).reshape(n, channels, h, w)
         return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
     return Fn(by_view)
@@ -226,7 +226,7 @@ def pixels(shape: Shape, a: int, b: int, c: int) -> nn.Module:
         return nn.PixelUnshuffle(2)
 
     def to_depth(x: Tensor) -> Tensor:
-        y = x.view(x.shape[0], channels, h // 2, 2, w // 2, 2)
+        y = x.reshape(x.shape[0], channels, h // 2, 2, w // 2, 2)
         order = (0, 1, 3, 5, 2, 4) if b % 2 else (0, 3, 5, 1, 2, 4)
         return y.permute(order).reshape(x.shape[0], 4 * channels, h // 2, w // 2)
 
@@ -290,7 +290,7 @@ def pooled(shape: Shape, a: int, b: int, c: int) -> nn.Module:
 
 def flat(shape: Shape, a: int, b: int, c: int) -> nn.Module:
     if a % 2:
-        return Fn(lambda x: x.view(x.size(0), -1))
+        return Fn(lambda x: x.reshape(x.size(0), -1))
     return nn.Flatten()
 
 
@@ -502,7 +502,7 @@ def _steps(table: dict[str, Block], least: int, most: int) -> st.SearchStrategy[
 
 
 def build(recipe: Recipe) -> tuple[nn.Module, Tensor]:
-    """The network in eval mode, with nothing at zero or one by default, and an example input of batch two."""
+    """The network in eval mode, with nothing at zero or one by default, and an example input."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         blocks, inputs = _begin(recipe.input)
@@ -524,8 +524,8 @@ def _begin(kind: str) -> tuple[list[nn.Module], Tensor]:
     if kind == "image":
         return [nn.Conv2d(2, 6, 3, padding=1)], torch.randn(2, 2, 4, 4)
     if kind == "features":
-        return [nn.Linear(5, 8)], torch.randn(2, 5)
-    return [nn.Embedding(7, 6)], torch.randint(0, 7, (2, 5))
+        return [nn.Linear(5, 8)], torch.randn(4, 5)
+    return [nn.Embedding(7, 6)], torch.randint(0, 7, (3, 5))
 
 
 def _add(blocks: list[nn.Module], block: nn.Module, inputs: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ TABLE = (
     ("errors", "types"),
     ("graph", "patterns"),
     ("stats", "statistics", "measure"),
-    ("criteria", "cost", "allocate", "plan", "schedules"),
+    ("criteria", "cost", "score", "allocate", "plan", "schedules"),
     ("apply", "recover"),
-    ("save", "export", "report"),
-    ("pipeline", "recipe", "cli", "table", "tasks", "scan"),
+    ("result", "save"),
+    ("rounds", "pipeline", "table", "cli", "tasks"),
 )
 FLOORS = {name: floor for floor, names in enumerate(TABLE) for name in names}
 ROOT = len(TABLE)  # prunus/__init__.py imports everything, so it stands above everything

@@ -388,6 +388,8 @@ def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunus.recover.precision._step_seconds", seconds)
     assert fastest(small_net(), examples(), loss) == Precision(bf16=True)
     assert fastest(small_net(), examples(), loss, bf16=False) == Precision(channels_last=True)
+    cost[True, True] = 0.99
+    assert fastest(small_net(), examples(), loss) == Precision(bf16=True)
     cost[True, False] = cost[True, True] = cost[False, True] = 1.95
     assert fastest(small_net(), examples(), loss) == Precision()
 

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, floor
+from math import ceil, floor, lcm
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -122,8 +122,8 @@ def _bundles(groups: Groups, scores: Mapping[str, Tensor], keep_at_least: float)
 def _bundle(groups: Groups, tied: Sequence[Group], scores: Mapping[str, Tensor], keep_at_least: float) -> Bundle:
     ranked = torch.stack([scores[g.name].double().sort(descending=True).values for g in tied]).sum(0)
     size = tied[0].size
-    step = max(groups.pattern.step(g.width if g.kind in ("head", "kv_head", "conv_group") else 1) for g in tied)
-    return Bundle(tuple(tied), ranked, size, step, max(1, ceil(keep_at_least * size)))
+    step = lcm(*(groups.pattern.step(g.width if g.kind in ("head", "kv_head", "conv_group") else 1) for g in tied))
+    return Bundle(tuple(tied), ranked, size, step, max(1, ceil(keep_at_least * size - 1e-9)))
 
 
 def _choices(bundles: Sequence[Bundle], scope: Scope, budget: Budget) -> list[Callable[[], dict[Atom, int]]]:

@@ -65,6 +65,11 @@ class Plan:
         """
         if following.graph.structure != self.graph.structure:
             raise PlanError("These plans speak of models of different structure and cannot be composed.")
+        if following.graph is not self.graph:
+            raise PlanError(
+                "These plans were made on two traces of one model. Make the following plan with groups.at(plan), or "
+                "save it and load it with load_plan(directory, groups)."
+            )
         items = {g.name: g for g in (*self.groups, *following.groups)}
         keep = {name: mask.clone() for name, mask in self.keep.items()}
         for name, mask in following.keep.items():

@@ -44,6 +44,7 @@ def graph_model(graph: Graph, model: nn.Module, keep: Keep, alive: Keep) -> Grap
         graph.parameters,
         fit_constants(graph, keep),
         graph.aliases,
+        graph.hidden,
         list(input_tensors(graph.inputs)),
         input_settings(graph.inputs),
     )

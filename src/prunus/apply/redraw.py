@@ -15,17 +15,17 @@ from prunus.graph.trace import Graph
 from prunus.types import Inputs
 
 
-def redrawer(graph: Graph, state: Mapping[str, Tensor]) -> Callable[[str], Tensor]:
-    """State name -> the same values at each call, in float64: scales and variances in [0.5, 1.5], biases and weights
-    normal, weights with the variance that keeps activations in range. Integers stay as they are. What was drawn is
-    kept in float32.
+def redrawer(graph: Graph, state: Mapping[str, Tensor], seed: int = 0) -> Callable[[str], Tensor]:
+    """State name -> the same values at each call for one seed, in float64: scales and variances in [0.5, 1.5], biases
+    and weights normal, weights with the variance that keeps activations in range. Integers stay as they are. What was
+    drawn is kept in float32.
     """
     biases = _biases(graph)
 
     @cache
     def draw(name: str) -> Tensor:
         given = state[name].detach()
-        random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        random = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
         if not given.dtype.is_floating_point:
             return given
         if given.ndim >= 2:

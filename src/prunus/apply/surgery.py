@@ -74,8 +74,10 @@ def _edits(
             known |= {Edit(path, keys[0], old, new) for new in changed}
             continue
         for key in keys if changed else ():
-            options = unsure.setdefault((type(model.get_submodule(path)).__name__, key, old), [[], []])
-            options[0].extend(Edit(path, key, old, new) for new in changed[:1])
+            options = unsure.setdefault((type(model.get_submodule(path)).__name__, key, old), [[]])  # last: unchanged
+            options[:-1] += [[] for _ in changed[len(options) - 1 :]]
+            for option, new in zip(options, changed, strict=False):
+                option.append(Edit(path, key, old, new))
     return list(known), unsure
 
 

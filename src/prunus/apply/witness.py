@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from prunus.apply.check import Check
 from prunus.apply.redraw import redraw_inputs
@@ -21,13 +22,13 @@ def unwitnessed(check: Check) -> tuple[str, ...]:
             state[name] = check.drawn(name).requires_grad_(name in seen.values())
         return state[name]
 
-    with torch.enable_grad():
+    with torch.enable_grad(), allow_mutation_on_saved_tensors():  # what runs in eval mode need not be trainable
         results = check.full(redraw_inputs(check.graph.inputs), look)
-        total = torch.stack([_weighted(r) for r in results if r.is_floating_point()]).sum()
-    wanted = {name: state[name] for name in dict.fromkeys(seen.values()) if name in state}
-    if not wanted or not total.requires_grad:
-        return tuple(seen)
-    grads: list[Tensor | None] = list(torch.autograd.grad(total, list(wanted.values()), allow_unused=True))
+        total = torch.stack([_weighted(r) for r in results if r.is_floating_point()] or [torch.zeros([])]).sum()
+        wanted = {name: state[name] for name in dict.fromkeys(seen.values()) if name in state}
+        if not wanted or not total.requires_grad:
+            return tuple(seen)
+        grads: list[Tensor | None] = list(torch.autograd.grad(total, list(wanted.values()), allow_unused=True))
     changes = {n: (t.detach() * g).abs() for (n, t), g in zip(wanted.items(), grads, strict=True) if g is not None}
     return tuple(g.name for g in groups if not _moves(check, g, seen[g.name], changes))
 

@@ -117,6 +117,11 @@ class Groups:
         """The same groups restricted to what a plan leaves."""
         if plan.graph.structure != self.graph.structure:
             raise GroupError("The plan was made for a model of another structure than these groups.")
+        if plan.graph is not self.graph:
+            raise GroupError(
+                "The plan was made on another trace of this model than these groups. Trace once and use the groups of "
+                "that graph, or save the plan and load it with load_plan(directory, groups)."
+            )
         return replace(self, alive=dict(plan.left))
 
     def left(self, group: Group) -> Tensor:

@@ -114,15 +114,20 @@ class GraphModel(nn.Module):
         parameters: Iterable[str],
         constants: Mapping[str, Tensor],
         aliases: Mapping[str, str],
+        hidden: Iterable[str],
         paths: Sequence[Path],
         settings: Mapping[Path, Any],
     ) -> None:
-        """`paths` are the places of the tensors in a call, `settings` the other values it was traced with."""
+        """`aliases`: second name of tied state -> first; `hidden`: state kept out of the state dict.
+
+        `paths` are the places of the tensors in a call, `settings` the other values it was traced with.
+        """
         super().__init__()
         self.programs = programs
         self.paths = list(paths)
         self.settings = dict(settings)
         self._constants = dict(constants)
+        self._hidden = frozenset(hidden)
         trainable = set(parameters)
         for name, tensor in state.items():
             self._place(name, tensor, name in trainable)
@@ -139,7 +144,7 @@ class GraphModel(nn.Module):
             assert child is not None
             owner = child
         if not parameter:
-            owner.register_buffer(leaf, tensor)
+            owner.register_buffer(leaf, tensor, persistent=name not in self._hidden)
             return
         given = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, tensor.requires_grad)
         owner.register_parameter(leaf, given)

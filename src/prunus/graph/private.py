@@ -20,8 +20,8 @@ class State:
     tensors: dict[str, Tensor]
     aliases: dict[str, str]
     parameters: frozenset[str]
-    plain: frozenset[str]
-    """Names of tensors kept as plain attributes: neither parameters nor buffers."""
+    hidden: frozenset[str]
+    """Names that are not in the state dict: buffers that are not persistent, tensors kept as plain attributes."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -78,7 +78,8 @@ def _gather(model: nn.Module, plain: dict[str, Tensor]) -> State:
     first: dict[int, str] = {}
     aliases = {name: first[id(t)] for name, t in every.items() if first.setdefault(id(t), name) != name}
     tensors = {name: t for name, t in every.items() if name not in aliases}
-    return State(tensors, aliases, frozenset(parameters), frozenset(plain))
+    hidden = frozenset(every) - set(model.state_dict())
+    return State(tensors, aliases, frozenset(parameters), hidden)
 
 
 def on_each_call(model: nn.Module, enter: Callable[[str], None], leave: Callable[[], None]) -> None:

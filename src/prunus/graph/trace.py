@@ -72,7 +72,10 @@ class Graph:
     state: Mapping[str, Meta]
     aliases: Mapping[str, str]
     parameters: frozenset[str]
+    hidden: frozenset[str]
+    """State that is not in the state dict."""
     plain: frozenset[str]
+    """State kept as plain attributes: neither parameters nor buffers."""
     integers: Mapping[str, Mapping[str, int]]
     """Module path -> its integer attributes: what sizes in the user's code may come from."""
     state_axes: Mapping[str, Axes]
@@ -248,6 +251,7 @@ def _infer(
         state={name: Meta(tuple(t.shape), t.dtype) for name, t in state.tensors.items()},
         aliases=state.aliases,
         parameters=state.parameters,
+        hidden=state.hidden,
         plain=plain,
         integers={},
         state_axes=state_axes,

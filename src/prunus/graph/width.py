@@ -90,6 +90,7 @@ def positions(axis: Axis, leaf: Atom) -> Tensor:
 
 
 def _find(atoms: tuple[Atom, ...], leaf: Atom) -> Tensor | None:
+    found: list[Tensor] = []
     for place, atom in enumerate(atoms):
         own = _within(atom, leaf)
         if own is None:
@@ -97,8 +98,10 @@ def _find(atoms: tuple[Atom, ...], leaf: Atom) -> Tensor | None:
         outer, inner = _width(atoms[:place]), _width(atoms[place + 1 :])
         before = torch.arange(outer)[None, :, None, None] * (atom.size * inner)
         after = torch.arange(inner)[None, None, None, :]
-        return (before + own[:, None, :, None] * inner + after).flatten(1)
-    return None
+        found.append((before + own[:, None, :, None] * inner + after).flatten(1))
+    if len(found) < 2:
+        return found[0] if found else None
+    return torch.stack([row.unique() for row in torch.cat(found, 1)])  # a product of a leaf with itself
 
 
 def _within(atom: Atom, leaf: Atom) -> Tensor | None:

@@ -52,9 +52,9 @@ def fastest(
 ) -> Precision:
     """Choose the precision in which a training step of `model` on the first batch of `data` takes the least time.
 
-    Each candidate takes `ROUNDS` timed steps (the least counts) on a private copy, turn by turn; the plain one is kept
-    unless another needs at most `WORTH` of its time. A candidate that raises a RuntimeError is not taken. The timings
-    are logged at INFO. Choices given as True or False are kept. The answer may differ from run to run where two
+    Each candidate takes `ROUNDS` timed steps (the least counts) on a private copy, turn by turn; a plainer one
+    is taken unless another needs at most `WORTH` of its time. A candidate that raises a RuntimeError, or is hopeless at
+    its first step, is dropped. The timings are logged at INFO. Choices given as True or False are kept. The answer may differ from run to run where two
     candidates are close: for repeatable bits ask once and pass the answer on.
 
     Raises RecoverError when `data` gives no batch.
@@ -64,8 +64,8 @@ def fastest(
     if private is None:
         return candidates[0]
     seconds = _seconds(private, _first(data), loss, candidates)
-    best = min(candidates, key=lambda candidate: seconds[candidate])
-    chosen = best if seconds[best] <= WORTH * seconds[candidates[0]] else candidates[0]
+    least = min(seconds.values())
+    chosen = next(candidate for candidate in seconds if least > WORTH * seconds[candidate])
     shown = "; ".join(f"{candidate}: {1000 * value:.1f} ms" for candidate, value in seconds.items())
     _log.info("training step in %s | taken: %s", shown, chosen)
     return chosen
@@ -125,7 +125,7 @@ def _seconds(model: nn.Module, batch: Batch, loss: Loss, candidates: list[Precis
     limit = HOPELESS * _step_seconds(model, batch, loss, plain)
     fit = [c for c in candidates if c == plain or _fits(model, batch, loss, c, limit)]
     rounds = [{c: _step_seconds(model, batch, loss, c) for c in fit} for _ in range(ROUNDS)]
-    return {c: min(r[c] for r in rounds) if c in fit else float("inf") for c in candidates}
+    return {c: min(r[c] for r in rounds) for c in fit}
 
 
 def _fits(model: nn.Module, batch: Batch, loss: Loss, precision: Precision, limit: float) -> bool:

@@ -79,6 +79,7 @@ def _as_graph(
             parameters,
             {n.removeprefix(CONSTANT): t for n, t in tensors.items() if n.startswith(CONSTANT)},
             graph["aliases"],
+            graph["hidden"],
             [tuple(path) for path in graph["paths"]],
             {tuple(path): value for path, value in graph["settings"]},
         )

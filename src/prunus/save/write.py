@@ -72,6 +72,7 @@ def _graph(graph: Graph, keep: Keep, state: Mapping[str, Tensor], digest: str) -
         "settings": [[list(path), value] for path, value in settings.items()],
         "parameters": {name: t.requires_grad for name, t in state.items() if name in graph.parameters},
         "aliases": dict(graph.aliases),
+        "hidden": sorted(graph.hidden),
         "channels_last": [name for name, t in state.items() if is_channels_last(t)],
         "examples": [
             [list(t.shape), str(t.dtype).removeprefix("torch.")] for t in input_tensors(graph.examples[0]).values()
@@ -82,7 +83,7 @@ def _graph(graph: Graph, keep: Keep, state: Mapping[str, Tensor], digest: str) -
 def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
     """Which integers of the user's class change; `class` is None where that class could not be cut."""
     if isinstance(model, GraphModel):
-        return {"format": FORMAT, "weights": digest, "class": None, "plain": [], "entries": []}
+        return {"format": FORMAT, "weights": digest, "class": None, "entries": []}
     entries = [
         {"module": e.module, "attribute": e.key, "old": e.old, "new": e.new}
         for e in edits_between(graph.integers, model)
@@ -91,7 +92,6 @@ def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
         "format": FORMAT,
         "weights": digest,
         "class": graph.model_class,
-        "plain": sorted(graph.plain),
         "entries": entries,
     }
 

@@ -27,6 +27,7 @@ from prunus.tasks import digits
 from prunus.types import Budget, Inputs, Measurement, Progress
 
 SHARE = 0.25
+EPOCHS = 30
 ROUNDS = 5
 ROUND_EPOCHS = 12
 ROUND_LR = 2e-3
@@ -56,13 +57,14 @@ class Demo:
 
 def run(seed: int = 0, directory: str | Path | None = None, progress: Progress | None = None) -> Demo:
     """Run the whole demonstration for one seed; the pruned model is saved to `directory`, where given."""
-    dense = digits.train(digits.digits_cnn(seed=seed), seed=seed, progress=_named("train the dense network", progress))
+    dense = digits.digits_cnn(seed=seed)
+    digits.train(dense, epochs=EPOCHS, seed=seed, progress=_named("train the dense network", progress))
     result = _pruned(dense, criteria.taylor, seed, "prune", progress)
     chance = _pruned(dense, criteria.random, seed, "prune at random", progress)
     small = digits.smaller(SHARE, seed=seed)
     digits.train(
         small,
-        epochs=digits.EPOCHS + ROUNDS * ROUND_EPOCHS,
+        epochs=EPOCHS + ROUNDS * ROUND_EPOCHS,
         seed=seed,
         progress=_named("train a smaller dense network", progress),
     )

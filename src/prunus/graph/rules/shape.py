@@ -44,6 +44,11 @@ def turned(see: See, self: Value) -> Axes:
     return tuple(like(axis) for axis in reversed(self.axes))
 
 
+def matrix_turned(see: See, self: Value) -> Axes:
+    """`mT`: the last two dimensions change places."""
+    return transpose(see, self, -2, -1)
+
+
 def movedim(see: See, self: Value, source: Any, destination: Any) -> Axes:
     pairs = [(source, destination)] if isinstance(source, int) else list(zip(source, destination, strict=True))
     placed = {d % self.ndim: s % self.ndim for s, d in pairs}
@@ -217,6 +222,15 @@ def pixel_shuffle(see: See, self: Value, upscale_factor: int) -> Axes:
     return (*map(like, self.axes[:-3]), kept, *spatial)
 
 
+def pixel_unshuffle(see: See, self: Value, downscale_factor: int) -> Axes:
+    """(c, h·r, w·r) -> (c·r·r, h, w)."""
+    for axis in self.axes[-2:]:
+        see.fix(axis, "pixels are shuffled")
+    channels = product([self.axes[-3], see.fixed(downscale_factor**2, "pixels are shuffled")])
+    spatial = (see.fixed(s, "position in a feature map") for s in see.shape[-2:])
+    return (*map(like, self.axes[:-3]), channels, *spatial)
+
+
 def channel_shuffle(see: See, self: Value, groups: int) -> Axes:
     """(g·c) -> (c·g)."""
     halves = see.algebra.factor(self.axes[1], self.shape[1] // groups)
@@ -242,6 +256,7 @@ RULES = {
     "permute": permute,
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), transpose),
     **dict.fromkeys(("t", "numpy_T"), turned),
+    "mT": matrix_turned,
     **dict.fromkeys(("movedim", "moveaxis"), movedim),
     "unsqueeze": unsqueeze,
     "squeeze": squeeze,
@@ -258,5 +273,6 @@ RULES = {
     "narrow": narrow,
     **dict.fromkeys(("pad", "constant_pad_nd"), pad),
     "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
     "channel_shuffle": channel_shuffle,
 }

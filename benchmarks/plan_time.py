@@ -1,0 +1,71 @@
+"""How long it takes from a model to a plan: trace, group, score, allocate, on one core.
+
+    python benchmarks/plan_time.py --tests tests --repeats 3
+
+Models are torchvision's with random weights. The last columns show that the time of grouping and scoring is linear in
+the members of the groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+
+import torch
+
+import prunus
+from prunus.result import aligned
+
+MODELS = ("resnet18", "resnet50", "resnet152", "densenet121", "densenet201", "vit_b_16", "vit_l_16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tests", default="tests", help="the folder with vision.py, which makes torchvision importable"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    given = parser.parse_args()
+    sys.path.insert(0, given.tests)
+    from vision import models
+
+    torch.set_num_threads(1)
+    rows = [("model", "trace, s", "group, s", "score, s", "allocate, s", "in all, s", "members", "µs a member")]
+    for name in given.models:
+        model = getattr(models, name)()
+        runs = [timed(model, torch.randn(2, 3, 224, 224)) for _ in range(given.repeats)]
+        medians = [statistics.median(run[step] for run in runs) for step in range(4)]
+        members = runs[0][4]
+        whole = statistics.median(sum(run[:4]) for run in runs)
+        rows.append(
+            (
+                name,
+                *(f"{m:.2f}" for m in medians),
+                f"{whole:.2f}",
+                str(members),
+                f"{sum(medians[1:3]) / members * 1e6:.0f}",
+            )
+        )
+    print(f"torch {torch.__version__}, 1 thread, medians of {given.repeats}, 224 px, batch 2, half of all units")
+    print("\n".join(aligned(rows)))
+
+
+def timed(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, float, float, float, int]:
+    """Seconds of each step, and the number of members of all groups."""
+    start = time.perf_counter()
+    graph = prunus.trace(model, inputs)
+    traced = time.perf_counter()
+    groups = prunus.group(graph)
+    grouped = time.perf_counter()
+    scores = prunus.score(model, groups, prunus.criteria.magnitude)
+    scored = time.perf_counter()
+    prunus.allocate(groups, scores, prunus.Budget("units", at_most=0.5), scope="layer")
+    done = time.perf_counter()
+    return traced - start, grouped - traced, scored - grouped, done - scored, sum(len(g.members) for g in groups)
+
+
+if __name__ == "__main__":
+    main()
