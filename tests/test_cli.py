@@ -53,7 +53,7 @@ def test_errors_come_without_traceback(call, name: str) -> None:  # noqa: ANN001
 
 
 def test_run_digits_prints_every_row_and_saves(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
-    for name, value in {"EPOCHS": 1, "ROUNDS": 1, "ROUND_EPOCHS": 1}.items():
+    for name, value in {"EPOCHS": 1, "ROUND_EPOCHS": (1,)}.items():
         monkeypatch.setattr(demo, name, value)
     code, out = call("run", "digits", "--out", tmp_path)
     assert code == 0

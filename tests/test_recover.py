@@ -370,13 +370,17 @@ def test_a_score_that_is_not_finite_is_refused(value: float | Tensor) -> None:
 # precision -----------------------------------------------------------------------------------------------------------
 
 
-def test_timing_touches_neither_the_model_nor_its_gradients() -> None:
+def test_timing_touches_neither_the_model_nor_its_gradients_nor_random_numbers() -> None:
     model = small_net()
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
     before, strides = bits(model), [p.stride() for p in model.parameters()]
     fastest(model, examples(), loss)
     assert same(bits(model), before)
     assert [p.stride() for p in model.parameters()] == strides
     assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.rand(4), expected)
 
 
 def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

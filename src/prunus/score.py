@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal, TypeAlias, get_args
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.criteria import Criterion
 from prunus.errors import CriterionError, PlanError
-from prunus.graph.group import Group, Groups, Member
+from prunus.graph.group import Group, Groups
 from prunus.graph.private import unwrap
 from prunus.graph.width import counts, length
 from prunus.stats import Stats
@@ -46,7 +47,8 @@ def score(
     check_shapes(model, groups)
     names = tuple(name for name in groups.graph.state if name in groups.graph.parameters)
     saliency = _checked(criterion, Stats(model, names, data, loss, seed), model)
-    return {group.name: _score_group(groups, group, saliency, reduce) for group in groups}
+    sums = _Sums(saliency, {name: p.shape for name, p in model.named_parameters()}, reduce)
+    return {group.name: _score_group(groups, group, sums, reduce) for group in groups}
 
 
 def check_shapes(model: nn.Module, groups: Groups) -> None:
@@ -87,33 +89,43 @@ def _checked(criterion: Criterion, stats: Stats, model: nn.Module) -> Mapping[st
     return given
 
 
-def _score_group(groups: Groups, group: Group, saliency: Mapping[str, Tensor], reduce: Reduce) -> Tensor:
-    owned = [m for m in group.members if m.state in saliency]
+def _score_group(groups: Groups, group: Group, sums: _Sums, reduce: Reduce) -> Tensor:
+    owned = [m for m in group.members if m.state in sums.saliency]
     if not owned:
         raise CriterionError(
             f"The criterion gave no saliency for any parameter of group {group.name!r} "
             f"({', '.join(m.state for m in group.members[:4])}). Score it with another criterion or skip it."
         )
-    parts = [_reduce_member(groups, group, member, saliency[member.state], reduce) for member in owned]
-    values = torch.stack([value for value, _ in parts])
+    indices = [groups.index(group, m) for m in owned]
+    parts = [sums.slices(m.state, m.dim)[index] for m, index in zip(owned, indices, strict=True)]
     if reduce == "max":
-        return values.amax(0)
-    total = values.sum(0)
+        return torch.stack([part.amax(1) for part in parts]).amax(0)
+    total = torch.stack([part.sum(1) for part in parts]).sum(0)
     if reduce == "mean":
-        return total / sum(elements for _, elements in parts)
+        return total / sum(sums.elements(m.state, m.dim) * i.shape[1] for m, i in zip(owned, indices, strict=True))
     return total.sqrt() if reduce == "l2" else total
 
 
-def _reduce_member(
-    groups: Groups, group: Group, member: Member, saliency: Tensor, reduce: Reduce
-) -> tuple[Tensor, int]:
-    """(value a unit, elements a unit) of one member."""
-    kept = counts(groups.alive)
-    shape = [length(axis, kept) for axis in groups.graph.state_axes[member.state]]
-    index = groups.index(group, member).to(saliency.device)
-    full = torch.broadcast_to(saliency, shape).to(torch.float64)
-    rows = full.movedim(member.dim, 0).reshape(shape[member.dim], -1)
-    if reduce == "max":
-        return rows.amax(1)[index].amax(1).cpu(), rows.shape[1] * index.shape[1]
-    rows = rows.square() if reduce == "l2" else rows
-    return rows.sum(1)[index].sum(1).cpu(), rows.shape[1] * index.shape[1]
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """The saliency of every slice of every tensor, reduced once for all the groups that own slices of it."""
+
+    saliency: Mapping[str, Tensor]
+    shapes: Mapping[str, torch.Size]
+    reduce: Reduce
+    known: dict[tuple[str, int], Tensor] = field(default_factory=dict[tuple[str, int], Tensor])
+
+    def slices(self, name: str, dim: int) -> Tensor:
+        """Sum, sum of squares, or maximum over each slice along `dim`; (size,) in float64."""
+        if (name, dim) not in self.known:
+            full = torch.broadcast_to(self.saliency[name], self.shapes[name]).to(torch.float64)
+            rows = full.movedim(dim, 0).flatten(1) if full.ndim > 1 else full[:, None]
+            if self.reduce == "max":
+                self.known[name, dim] = rows.amax(1).cpu()
+            else:
+                self.known[name, dim] = (rows.square() if self.reduce == "l2" else rows).sum(1).cpu()
+        return self.known[name, dim]
+
+    def elements(self, name: str, dim: int) -> int:
+        """Elements in one slice along `dim`."""
+        return self.shapes[name].numel() // self.shapes[name][dim]

@@ -41,7 +41,7 @@ def _cut_class(model: nn.Module, made: GraphModel, plan: Plan) -> nn.Module | No
     state = state_of(made).tensors
     for copy in candidates(plan.graph, model, state, plan.left, plan.groups.alive):
         if agrees(copy, made, plan.graph) and _trains_alike(copy, made, plan.graph):
-            return copy.train(model.training)
+            return copy  # each module in training or eval mode as the original's: frozen norms stay frozen
     return None
 
 

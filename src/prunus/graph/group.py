@@ -15,7 +15,7 @@ from prunus.errors import GroupError
 from prunus.graph.axes import Atom
 from prunus.graph.kind import kinds_of, named, ties_of
 from prunus.graph.trace import Graph
-from prunus.graph.width import Keep, mask_of, positions
+from prunus.graph.width import Keep, mask_of, touched
 from prunus.patterns import Channel
 
 
@@ -131,11 +131,23 @@ class Groups:
 
     def index(self, group: Group, member: Member) -> Tensor:
         """The slices along `member.dim` that each unit left owns, in the model as it is now; (units left, k)."""
-        axis = self.graph.state_axes[member.state][member.dim]
-        mask = mask_of(axis, self.alive)
-        rows = positions(axis, group.leaf)[self.left(group)]
+        rows = self.graph.owned(member.state, member.dim)[group.leaf]
+        mask = self._masks.get((member.state, member.dim))
+        if mask is None:
+            return rows
+        rows = rows[self.left(group)]
         renumbered = mask.cumsum(0) - 1
         return renumbered[rows[mask[rows]]].view(rows.shape[0], -1)
+
+    @cached_property
+    def _masks(self) -> dict[tuple[str, int], Tensor]:
+        """(state, dim) -> which of its indices are left, where not all are."""
+        return {
+            (name, dim): mask_of(axis, self.alive)
+            for name, axes in self.graph.state_axes.items()
+            for dim, axis in enumerate(axes)
+            if touched(axis, self.alive)
+        }
 
     def __str__(self) -> str:
         width = max((len(g.name) for g in self.items), default=0)
@@ -214,7 +226,7 @@ def _width(graph: Graph, leaf: Atom, members: Sequence[Member]) -> int:
 
 
 def len_of(graph: Graph, member: Member, leaf: Atom) -> int:
-    return positions(graph.state_axes[member.state][member.dim], leaf).shape[1]
+    return graph.owned(member.state, member.dim)[leaf].shape[1]
 
 
 def _chosen(group: Group, patterns: Sequence[str], kind: str | Sequence[str] | None, exact: bool | None) -> bool:

@@ -17,22 +17,10 @@ from prunus.graph.capture import Captured, Program, annotate_modules, capture
 from prunus.graph.exact import inexact_leaves
 from prunus.graph.infer import Inferred, Unruled, axes_of, infer
 from prunus.graph.nest import Path, input_tensors, with_tensors
-from prunus.graph.node import Meta
+from prunus.graph.node import Meta, overload
 from prunus.graph.private import State, adopt_plain_tensors, private_copy, state_of, unwrap
+from prunus.graph.width import positions
 from prunus.types import Inputs
-
-_RANDOM = {
-    "bernoulli",
-    "rand",
-    "randn",
-    "rand_like",
-    "randn_like",
-    "normal",
-    "uniform",
-    "multinomial",
-    "randint",
-    "randperm",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +97,17 @@ class Graph:
                 if reasons:
                     found[f"{name}[{dim}]"] = "; ".join(reasons)
         return found
+
+    def owned(self, name: str, dim: int) -> dict[Atom, Tensor]:
+        """For every leaf on a dimension of state, the indices that each of its units owns; (leaf.size, k)."""
+        known = self._owned
+        if (name, dim) not in known:
+            known[name, dim] = positions(self.state_axes[name][dim])
+        return known[name, dim]
+
+    @cached_property
+    def _owned(self) -> dict[tuple[str, int], dict[Atom, Tensor]]:
+        return {}
 
     @cached_property
     def unreached(self) -> tuple[str, ...]:
@@ -205,10 +204,9 @@ def _capture_train(
 
 def _deterministic(captured: Captured) -> Captured:
     for node in captured.program.nodes:
-        name = node.op.split(".")[1].removesuffix("_") if "." in node.op else ""
-        bound = node.bound() if name else {}
-        dropping = ("dropout" in name and bound.get("train")) or bound.get("dropout_p", 0.0) > 0
-        if name in _RANDOM or dropping:
+        draws = "." in node.op and torch.Tag.nondeterministic_seeded in overload(node.op).tags
+        switches = [value for key, value in node.bound().items() if key in ("train", "training", "dropout_p")]
+        if draws and (any(switches) or not switches):
             raise TraceError(
                 f"The model draws random numbers in eval mode: {node.op} in module {node.module or '(root)'!r}. No "
                 "smaller model can be proven equal to it. Switch the randomness off in eval mode."

@@ -82,41 +82,34 @@ def cut_tensor(tensor: Tensor, axes: Axes, keep: Keep) -> Tensor:
     return tensor
 
 
-def positions(axis: Axis, leaf: Atom) -> Tensor:
-    """The indices of `axis` that each unit of `leaf` owns; (leaf.size, k)."""
-    found = _find(axis.atoms, leaf)
-    assert found is not None, "the leaf does not occur on this axis"
-    return found
+def positions(axis: Axis) -> dict[Atom, Tensor]:
+    """For every leaf of an axis, the indices that each of its units owns; (leaf.size, k)."""
+    found: dict[Atom, list[Tensor]] = {}
+    _visit(axis.atoms, torch.zeros(1, dtype=torch.int64), 1, found)
+    return {leaf: parts[0] if len(parts) == 1 else _distinct(torch.cat(parts, 1)) for leaf, parts in found.items()}
 
 
-def _find(atoms: tuple[Atom, ...], leaf: Atom) -> Tensor | None:
-    found: list[Tensor] = []
-    for place, atom in enumerate(atoms):
-        own = _within(atom, leaf)
-        if own is None:
-            continue
-        outer, inner = _width(atoms[:place]), _width(atoms[place + 1 :])
-        before = torch.arange(outer)[None, :, None, None] * (atom.size * inner)
-        after = torch.arange(inner)[None, None, None, :]
-        found.append((before + own[:, None, :, None] * inner + after).flatten(1))
-    if len(found) < 2:
-        return found[0] if found else None
-    return torch.stack([row.unique() for row in torch.cat(found, 1)])  # a product of a leaf with itself
+def _distinct(rows: Tensor) -> Tensor:
+    """Each index once a row: a leaf that stands twice in one product meets itself."""
+    ordered = rows.sort(1).values
+    if not bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        return rows
+    return torch.stack([row.unique() for row in ordered])
 
 
-def _within(atom: Atom, leaf: Atom) -> Tensor | None:
-    """The indices of `atom` that each unit of `leaf` owns, or None."""
-    if atom is leaf:
-        return torch.arange(leaf.size)[:, None]
-    found: list[Tensor] = []
-    start = 0
-    for segment in atom.segments or ():
-        own = _find(segment.atoms, leaf)
-        if own is not None:
-            found.append(own + start)
-        start += segment.size
-    return torch.cat(found, 1) if found else None
-
-
-def _width(atoms: tuple[Atom, ...]) -> int:
-    return Axis(atoms).size
+def _visit(atoms: tuple[Atom, ...], starts: Tensor, width: int, found: dict[Atom, list[Tensor]]) -> None:
+    """Walk a product laid out at each of `starts` (k,), every index of it `width` slots wide."""
+    outer, inner = 1, width
+    for atom in atoms:
+        inner *= atom.size
+    for atom in atoms:
+        inner //= atom.size
+        begins = (starts[:, None] + torch.arange(outer) * (atom.size * inner)).flatten()
+        if atom.segments is None:
+            own = torch.arange(atom.size)[:, None, None] * inner + torch.arange(inner)
+            found.setdefault(atom, []).append((own + begins[None, :, None]).flatten(1))
+        offset = 0
+        for segment in atom.segments or ():
+            _visit(segment.atoms, begins + offset * inner, inner, found)
+            offset += segment.size
+        outer *= atom.size

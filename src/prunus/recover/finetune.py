@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.errors import RecoverError
 from prunus.recover.checkpoint import better, checkpoint, restore
-from prunus.recover.precision import Choice, Precision, autocast, fastest, laid_out
+from prunus.recover.precision import Choice, Precision, autocast, fastest, generators_kept, laid_out
 from prunus.types import Batch, Evaluate, Loss, Progress
 
 M = TypeVar("M", bound=nn.Module)
@@ -76,7 +76,7 @@ def finetune(
     rather than at its last small rate: Renda et al. 2020, arXiv:2003.02389.
     """
     trainable = _checked(model, data, epochs, lr)
-    with _modes_kept(model), _generators_kept():
+    with _modes_kept(model), generators_kept():
         steps = epochs * _length(data)
         precision = (
             fastest(model, data, loss, bf16=bf16, channels_last=channels_last)
@@ -213,14 +213,6 @@ def _modes_kept(model: nn.Module) -> Generator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-@contextmanager
-def _generators_kept() -> Generator[None]:
-    """Leave torch's random generators as they were, without waking CUDA up."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
 
 
 def _seed(seed: int) -> None:

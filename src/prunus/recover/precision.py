@@ -52,10 +52,10 @@ def fastest(
 ) -> Precision:
     """Choose the precision in which a training step of `model` on the first batch of `data` takes the least time.
 
-    Each candidate takes `ROUNDS` timed steps (the least counts) on a private copy, turn by turn; a plainer one
-    is taken unless another needs at most `WORTH` of its time. A candidate that raises a RuntimeError, or is hopeless at
-    its first step, is dropped. The timings are logged at INFO. Choices given as True or False are kept. The answer may differ from run to run where two
-    candidates are close: for repeatable bits ask once and pass the answer on.
+    Each candidate takes `ROUNDS` timed steps (the least counts) on a private copy, turn by turn; a plainer one is taken
+    unless another needs at most `WORTH` of its time. A candidate that raises a RuntimeError, or is hopeless at first,
+    is dropped. Choices given as True or False are kept. The timings are logged at INFO. The answer may differ
+    from run to run where two candidates are close: for repeatable bits ask once and pass the answer on.
 
     Raises RecoverError when `data` gives no batch.
     """
@@ -63,9 +63,10 @@ def fastest(
     private = _copy(model) if len(candidates) > 1 else None
     if private is None:
         return candidates[0]
-    seconds = _seconds(private, _first(data), loss, candidates)
+    with generators_kept():
+        seconds = _seconds(private, _first(data), loss, candidates)
     least = min(seconds.values())
-    chosen = next(candidate for candidate in seconds if least > WORTH * seconds[candidate])
+    chosen = next(candidate for candidate in seconds if least >= WORTH * seconds[candidate])
     shown = "; ".join(f"{candidate}: {1000 * value:.1f} ms" for candidate, value in seconds.items())
     _log.info("training step in %s | taken: %s", shown, chosen)
     return chosen
@@ -88,6 +89,14 @@ def laid_out(model: nn.Module, precision: Precision) -> Generator[None]:
     finally:
         for p, stride in zip(tensors, strides, strict=True):
             p.data = _strided(p.data, stride)
+
+
+@contextmanager
+def generators_kept() -> Generator[None]:
+    """Leave torch's random generators as they were, without waking CUDA up."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
 
 
 def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:

@@ -33,9 +33,11 @@ def permute(see: See, self: Value, dims: list[int]) -> Axes:
     return tuple(like(self.axes[d]) for d in dims)
 
 
-def transpose(see: See, self: Value, dim0: int, dim1: int) -> Axes:
+def transpose(see: See, self: Value, **dims: int) -> Axes:
+    """`transpose`, `swapaxes`: two dimensions change places, whatever the operation calls them."""
+    i, j = dims.values()
     axes = list(map(like, self.axes))
-    axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+    axes[i], axes[j] = axes[j], axes[i]
     return tuple(axes)
 
 
@@ -260,8 +262,8 @@ RULES = {
     **dict.fromkeys(("movedim", "moveaxis"), movedim),
     "unsqueeze": unsqueeze,
     "squeeze": squeeze,
-    "expand": expand,
-    **dict.fromkeys(("expand_as", "broadcast_to"), expand_as),
+    **dict.fromkeys(("expand", "broadcast_to"), expand),
+    "expand_as": expand_as,
     **dict.fromkeys(("repeat", "tile"), repeat),
     "repeat_interleave": repeat_interleave,
     **dict.fromkeys(("cat", "concat", "concatenate"), cat),
