@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import prunus
+from prunus.apply.build import graph_model
 from prunus.errors import RecoverError
 from prunus.recover import Precision, fastest, finetune, recalibrate
 from prunus.recover.finetune import warm_cosine
@@ -535,3 +537,18 @@ def test_recalibration_repairs_damaged_statistics() -> None:
     x = vectors()[0]
     assert not torch.allclose(damaged(x), model(x))
     torch.testing.assert_close(recalibrate(damaged, vectors())(x), model(x))
+
+
+def test_a_graph_model_is_recalibrated_as_its_class_is() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).train()
+    batches = [torch.randn(8, 1, 6, 6) for _ in range(3)]
+    graph = prunus.trace(model, batches[0])
+    made = graph_model(graph, model, {}, {})
+    recalibrate(model, batches)
+    recalibrate(made, batches)
+    for name in ("1.running_mean", "1.running_var"):
+        torch.testing.assert_close(made.tensor(name), model.get_buffer(name))
+    assert made.training
+    with pytest.raises(RecoverError, match="no batches"):
+        recalibrate(made, [])

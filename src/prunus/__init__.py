@@ -5,9 +5,10 @@ from prunus.allocate import allocate
 from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
 from prunus.errors import PrunusError
+from prunus.graph.graph import Graph
 from prunus.graph.group import Group, Groups, group
 from prunus.graph.interpret import GraphModel
-from prunus.graph.trace import Graph, trace
+from prunus.graph.trace import trace
 from prunus.measure import measure
 from prunus.patterns import Channel
 from prunus.pipeline import prune

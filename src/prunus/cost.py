@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from prunus.graph.axes import Atom, Axis
+from prunus.graph.graph import Graph
 from prunus.graph.group import Groups
-from prunus.graph.trace import Graph
 from prunus.graph.width import Keep, counts, length
 
 Kept = Mapping[Atom, int]

@@ -15,9 +15,10 @@ from prunus.allocate import Scope, allocate
 from prunus.apply.shrink import shrink
 from prunus.criteria import Criterion
 from prunus.errors import BudgetError, GroupError
+from prunus.graph.graph import Graph
 from prunus.graph.group import Groups, group
 from prunus.graph.private import unwrap
-from prunus.graph.trace import Graph, trace
+from prunus.graph.trace import trace
 from prunus.measure import measure
 from prunus.patterns import Channel
 from prunus.plan import Plan

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.graph.trace import Graph
+from prunus.graph.graph import Graph
 from prunus.plan import Plan
 from prunus.statistics import PairedChange
 from prunus.types import Measurement

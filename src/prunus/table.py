@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.tree import Tree
 
+from prunus.graph.graph import Graph
 from prunus.graph.group import Group, Groups
-from prunus.graph.trace import Graph
 from prunus.result import shown
 from prunus.statistics import accuracy_interval
 from prunus.tasks.demo import DENSE, Row

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.graph.fit import fit, fit_constants
+from prunus.graph.graph import Graph
 from prunus.graph.interpret import GraphModel
 from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
-from prunus.graph.trace import Graph
 from prunus.graph.width import Keep, mask_of, touched
 
 

@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from prunus.graph.graph import Graph
 from prunus.graph.nest import input_tensors, with_tensors
 from prunus.graph.node import Ref
-from prunus.graph.trace import Graph
 from prunus.types import Inputs
 
 

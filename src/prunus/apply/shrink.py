@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
 
 from prunus.apply.build import graph_model
-from prunus.apply.compare import agrees
+from prunus.apply.compare import REFUSALS, agrees, error_between, native_bound
 from prunus.apply.surgery import candidates
 from prunus.apply.verify import verify as prove
 from prunus.errors import TraceError
 from prunus.graph.capture import Program, capture
-from prunus.graph.interpret import GraphModel
+from prunus.graph.fit import fit_constants, without_draws
+from prunus.graph.interpret import GraphModel, Outside, execute
+from prunus.graph.nest import input_tensors
 from prunus.graph.private import adopt_plain_tensors, private_copy, state_of, unwrap
-from prunus.graph.trace import Graph
 from prunus.plan import Plan
 from prunus.score import check_shapes
+from prunus.types import Inputs
 
 
 def shrink(model: nn.Module, plan: Plan, *, verify: bool = True) -> nn.Module:
@@ -40,24 +45,35 @@ def _cut_class(model: nn.Module, made: GraphModel, plan: Plan) -> nn.Module | No
     """The first cut copy of the user's class that computes what the graph computes, and trains as it does."""
     state = state_of(made).tensors
     for copy in candidates(plan.graph, model, state, plan.left, plan.groups.alive):
-        if agrees(copy, made, plan.graph) and _trains_alike(copy, made, plan.graph):
+        if agrees(copy, made, plan.graph) and _trains_alike(copy, made, plan):
             return copy  # each module in training or eval mode as the original's: frozen norms stay frozen
     return None
 
 
-def _trains_alike(copy: nn.Module, made: GraphModel, graph: Graph) -> bool:
-    """Captured in training mode, does the copy run the same operations as the graph?"""
+def _trains_alike(copy: nn.Module, made: GraphModel, plan: Plan) -> bool:
+    """In training mode, with random draws settled, does the copy compute what the graph computes?"""
     program = made.programs[1]
     if program is None:
         return True
     mine = private_copy(copy)
     adopt_plain_tensors(mine)
+    names = list(program.spec.get("dict", {})) or None
     try:
-        again = capture(mine, state_of(mine), graph.inputs, training=True, outputs=None).program
-    except TraceError:
+        own = capture(mine, state_of(mine), plan.graph.inputs, training=True, outputs=names)
+        found = _settled(own.program, state_of(mine).tensors, own.constants, plan.graph.inputs)
+    except (TraceError, *REFUSALS):
         return False
-    return _operations(again) == _operations(program)
+    constants = fit_constants(plan.graph, plan.left)
+    expected = _settled(program, state_of(made).tensors, constants, plan.graph.inputs)
+    return error_between(expected, found) <= native_bound(copy)
 
 
-def _operations(program: Program) -> list[str]:
-    return [node.op for node in program.nodes if "." in node.op]
+def _settled(
+    program: Program, state: Mapping[str, Tensor], constants: Mapping[str, Tensor], inputs: Inputs
+) -> list[Tensor]:
+    """The results of a program without random draws; state and inputs are left as they are."""
+    tensors = {path: t.clone() for path, t in input_tensors(inputs).items()}
+    outside = Outside(lambda name: state[name].detach().clone(), constants, tensors)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # draws that cannot be settled are at least the same
+        return execute(without_draws(program), outside)

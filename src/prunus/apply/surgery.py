@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from prunus.graph.graph import Graph
 from prunus.graph.private import plain_tensors, private_copy
-from prunus.graph.trace import Graph, integers_of
+from prunus.graph.trace import integers_of
 from prunus.graph.width import Keep, counts, length
 
 _MOST_TRIES = 8

@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from prunus.errors import TraceError
 from prunus.graph.nest import Path, Spec, input_tensors, take_outputs, with_tensors
 from prunus.graph.node import Meta, Node, Out, Ref
-from prunus.graph.private import State, on_each_call
+from prunus.graph.private import State, on_each_call, slots_of
 from prunus.types import Inputs
 
 _OVERLOAD = type(torch.ops.aten.relu.default)
@@ -54,18 +54,27 @@ def capture(
     model.train(training)
     tensors = input_tensors(inputs)
     values = [*state.tensors.values(), *tensors.values()]
+    slots = slots_of(model, state)
     taken: list[tuple[Spec, list[str]]] = []
 
     def call(*flat: Tensor) -> list[Tensor]:
-        named = dict(zip(state.tensors, flat, strict=False))
-        placed = with_tensors(inputs, dict(zip(tensors, flat[len(named) :], strict=True)))
-        result, spec, skipped = take_outputs(functional_call(model, named, placed.args, dict(placed.kwargs)), outputs)
+        given = dict(zip(state.tensors, flat, strict=False))
+        placed = with_tensors(inputs, dict(zip(tensors, flat[len(given) :], strict=True)))
+        named = {slot: given[name] for slot, name in slots.items()}
+        returned = functional_call(model, named, placed.args, dict(placed.kwargs), tie_weights=False)
+        result, spec, skipped = take_outputs(returned, outputs)
         taken.append((spec, skipped))
         return result
 
     with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta():
         try:
-            trace = make_fx(call, tracing_mode="fake", pre_dispatch=True, _error_on_data_dependent_ops=False)
+            trace = make_fx(
+                call,
+                tracing_mode="fake",
+                pre_dispatch=True,
+                _allow_non_fake_inputs=True,  # tables held in lists or globals
+                _error_on_data_dependent_ops=False,
+            )
             module = trace(*values)
         except TraceError:
             raise

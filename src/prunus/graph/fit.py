@@ -11,11 +11,14 @@ from torch import Tensor
 
 from prunus.graph.axes import Atom
 from prunus.graph.capture import Program
+from prunus.graph.graph import Graph, Mode
 from prunus.graph.node import Meta, Node, find_refs, signature
 from prunus.graph.see import Place
-from prunus.graph.trace import Graph, Mode
 from prunus.graph.width import Keep, Size, counts, cut_tensor, length, size_of
 
+_OPTIONS = ("dtype", "layout", "device", "pin_memory")
+_DRAWN = 0.7
+"""Stands for whatever is drawn at random: a number that neither factors nor terms can hide."""
 _MADE = set("zeros ones full empty rand randn arange scalar_tensor new_zeros new_ones new_full".split())
 
 
@@ -37,10 +40,10 @@ def _fit_node(node: Node, mode: Mode, kept: Mapping[Atom, int], moving: Mapping[
         return node
     for place, axis in note.sizes.items():
         size = size_of(axis, kept, moving)
-        node = _with_argument(node, place, _minus(size) if place in note.minus else size)
+        node = with_argument(node, place, _minus(size) if place in note.minus else size)
     for name, (axis, value) in note.defaults.items():
         if length(axis, kept) != axis.size:
-            node = _with_argument(node, Place(name), value)
+            node = with_argument(node, Place(name), value)
     return node
 
 
@@ -48,7 +51,7 @@ def _minus(size: Size) -> Size:
     return -size if isinstance(size, int) else {"times": [-1, size]}
 
 
-def _with_argument(node: Node, place: Place, value: Any) -> Node:
+def with_argument(node: Node, place: Place, value: Any) -> Node:
     """The node with one argument (or one entry of a list argument) replaced; the result's shape is left open."""
     names, _ = signature(node.op)
     position = names.index(place.arg)
@@ -87,17 +90,23 @@ def _lift(node: Node, dtype: torch.dtype) -> Node:
 
 
 def without_draws(program: Program) -> Program:
-    """The program with random draws replaced by their means, so that two widths can be compared."""
+    """The program with constants in place of random draws, so that two widths can be compared."""
     return replace(program, nodes=tuple(_settle(node) for node in program.nodes))
 
 
 def _settle(node: Node) -> Node:
-    name = node.op.split(".")[1].removesuffix("_") if "." in node.op else ""
+    name = node.op.split(".")[1] if "." in node.op else ""
+    bound = node.bound()
     if "dropout" in name:
         return replace(node, op="aten.alias.default", args=node.args[:1], kwargs={})
-    bound = node.bound()
-    if name == "bernoulli":
-        return replace(node, op="aten.fill_.Scalar", args=(node.args[0], bound.get("p", 0.5)), kwargs={})
     if "dropout_p" in bound:
-        return _with_argument(node, Place("dropout_p"), 0.0)
-    return node
+        return with_argument(node, Place("dropout_p"), 0.0)
+    if name in ("bernoulli_", "normal_", "uniform_"):
+        return replace(node, op="aten.fill_.Scalar", args=(node.args[0], _DRAWN), kwargs={})
+    if name not in ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal"):
+        return node
+    options = {key: value for key, value in node.kwargs.items() if key in _OPTIONS}
+    shaped = next(node.refs(), None)
+    if shaped is None:
+        return replace(node, op="aten.full.default", args=(bound["size"], _DRAWN), kwargs=options)
+    return replace(node, op="aten.full_like.default", args=(shaped, _DRAWN), kwargs=options)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from prunus.errors import GroupError
 from prunus.graph.axes import Atom
+from prunus.graph.graph import Graph
 from prunus.graph.kind import kinds_of, named, ties_of
-from prunus.graph.trace import Graph
 from prunus.graph.width import Keep, mask_of, touched
 from prunus.patterns import Channel
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from prunus.graph.axes import Atom
-from prunus.graph.trace import Graph
+from prunus.graph.graph import Graph
 
 
 def kinds_of(graph: Graph, leaves: Collection[Atom]) -> dict[Atom, str]:

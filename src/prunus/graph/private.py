@@ -82,6 +82,23 @@ def _gather(model: nn.Module, plain: dict[str, Tensor]) -> State:
     return State(tensors, aliases, frozenset(parameters), hidden)
 
 
+def slots_of(model: nn.Module, state: State) -> dict[str, str]:
+    """Every place of a model that holds a tensor, each once, by one name -> the name of its tensor in `state`.
+
+    A module registered twice has two names for one place, which `functional_call` would swap twice.
+    """
+    names = {**{name: name for name in state.tensors}, **state.aliases}
+    seen: set[tuple[int, str]] = set()
+    slots: dict[str, str] = {}
+    for name, source in names.items():
+        path, _, leaf = name.rpartition(".")
+        place = (id(model.get_submodule(path)), leaf)
+        if place not in seen:
+            seen.add(place)
+            slots[name] = source
+    return slots
+
+
 def on_each_call(model: nn.Module, enter: Callable[[str], None], leave: Callable[[], None]) -> None:
     """Call `enter(path)` and `leave()` around every forward of every submodule."""
     for path, module in model.named_modules():

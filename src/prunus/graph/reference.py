@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.graph.graph import Mode
 from prunus.graph.infer import Inferred
 from prunus.graph.interpret import operate
 from prunus.graph.node import Node, Ref, signature
 from prunus.graph.see import Place, Read
-from prunus.graph.trace import Mode
 from prunus.graph.width import Keep, mask_of, touched
 
 Masks = dict[Place, dict[int, Tensor]]

@@ -2,139 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.errors import TraceError
-from prunus.graph.axes import Algebra, Atom, Axes
-from prunus.graph.capture import Captured, Program, annotate_modules, capture
-from prunus.graph.exact import inexact_leaves
-from prunus.graph.infer import Inferred, Unruled, axes_of, infer
-from prunus.graph.nest import Path, input_tensors, with_tensors
+from prunus.graph.axes import Algebra, Axes
+from prunus.graph.capture import Captured, annotate_modules, capture
+from prunus.graph.graph import Graph, Mode
+from prunus.graph.infer import axes_of, infer
+from prunus.graph.leaves import gather
+from prunus.graph.nest import input_tensors, with_tensors
 from prunus.graph.node import Meta, overload
 from prunus.graph.private import State, adopt_plain_tensors, private_copy, state_of, unwrap
-from prunus.graph.width import positions
 from prunus.types import Inputs
-
-
-@dataclass(frozen=True, eq=False)
-class Mode:
-    """One captured mode (eval or train) of a model, with its axes."""
-
-    program: Program
-    inferred: Inferred
-
-
-@dataclass(frozen=True, eq=False)
-class Leaves:
-    """What is known of each leaf, gathered from the facts once inference is done."""
-
-    fixed: dict[Atom, str]
-    inexact: dict[Atom, str]
-    tags: dict[Atom, set[str]]
-    moving: dict[Atom, tuple[int, int]]
-    """Leaves that follow an input: (which input, which dimension)."""
-    together: tuple[tuple[Atom, ...], ...]
-    consumed: set[tuple[str, Atom]]
-    """(state name, leaf) where that state reads the leaf: the in-channels of a weight."""
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """A model as an executable graph. It holds structure and constants, never weights.
-
-    `examples` are the example calls as given; `inputs` is the call that was traced (batch of at least two).
-    `train` is None, with `train_error`, where the model cannot be called in training mode with these inputs.
-    """
-
-    model_class: str
-    eval: Mode
-    train: Mode | None
-    train_error: str
-    state: Mapping[str, Meta]
-    aliases: Mapping[str, str]
-    parameters: frozenset[str]
-    hidden: frozenset[str]
-    """State that is not in the state dict."""
-    plain: frozenset[str]
-    """State kept as plain attributes: neither parameters nor buffers."""
-    integers: Mapping[str, Mapping[str, int]]
-    """Module path -> its integer attributes: what sizes in the user's code may come from."""
-    state_axes: Mapping[str, Axes]
-    constants: Mapping[str, Tensor]
-    constant_axes: Mapping[str, Axes]
-    examples: tuple[Inputs, ...]
-    inputs: Inputs
-    leaves: Leaves
-
-    @cached_property
-    def modes(self) -> tuple[Mode, ...]:
-        return (self.eval,) if self.train is None else (self.eval, self.train)
-
-    @property
-    def unruled(self) -> tuple[Unruled, ...]:
-        """Operations without a rule; what they touch is fixed."""
-        return tuple(u for mode in self.modes for u in mode.inferred.unruled)
-
-    @property
-    def data_dependent(self) -> bool:
-        """Always False: a model whose path depends on values is refused by `trace`."""
-        return False
-
-    @property
-    def fixed(self) -> dict[str, str]:
-        """`state name[dim]` -> why (part of) that dimension cannot be pruned."""
-        found: dict[str, str] = {}
-        for name, axes in self.state_axes.items():
-            for dim, axis in enumerate(axes):
-                reasons = {self.leaves.fixed[leaf]: None for leaf in axis.leaves() if leaf in self.leaves.fixed}
-                if reasons:
-                    found[f"{name}[{dim}]"] = "; ".join(reasons)
-        return found
-
-    def owned(self, name: str, dim: int) -> dict[Atom, Tensor]:
-        """For every leaf on a dimension of state, the indices that each of its units owns; (leaf.size, k)."""
-        known = self._owned
-        if (name, dim) not in known:
-            known[name, dim] = positions(self.state_axes[name][dim])
-        return known[name, dim]
-
-    @cached_property
-    def _owned(self) -> dict[tuple[str, int], dict[Atom, Tensor]]:
-        return {}
-
-    @cached_property
-    def unreached(self) -> tuple[str, ...]:
-        """State that no captured operation reads."""
-        read = {ref.name for mode in self.modes for node in mode.program.nodes for ref in node.refs()}
-        names = {n.args[0] for m in self.modes for n in m.program.nodes if n.op == "state" and n.name in read}
-        return tuple(name for name in self.state if name not in names)
-
-    @cached_property
-    def structure(self) -> str:
-        """A digest of operations, wiring and state shapes: what a plan is bound to. Weights play no part."""
-        digest = hashlib.sha256()
-        for name, meta in self.state.items():
-            digest.update(f"{name}{meta.shape}".encode())
-        for node in self.eval.program.nodes:
-            digest.update(f"{node.op}<{[r.name for r in node.refs()]}".encode())
-        return digest.hexdigest()
-
-    def __str__(self) -> str:
-        nodes = sum(node.op.startswith("aten.") for node in self.eval.program.nodes)
-        lines = [f"{self.model_class}: {nodes} operations, {len(self.state)} state tensors"]
-        if self.unruled:
-            lines.append(f"operations without a rule: {', '.join(sorted({u.op for u in self.unruled}))}")
-        if self.unreached:
-            lines.append(f"state never read: {', '.join(self.unreached)}")
-        skipped = self.eval.program.skipped
-        return "\n".join([*lines, *([f"results left out: {', '.join(skipped)}"] if skipped else [])])
 
 
 def trace(model: nn.Module, inputs: Any, *, outputs: Sequence[str] | None = None) -> Graph:
@@ -240,7 +124,7 @@ def _infer(
             algebra.say(axis, "fixed", "an input of the model")
     modes = [Mode(c.program, infer(c.program, outside, algebra)) for c in (evaluated, trained) if c is not None]
     state_axes = {name: outside["state", name] for name in state.tensors}
-    leaves = _gather(algebra, outside, list(input_tensors(inputs)), modes)
+    leaves = gather(algebra, outside, list(input_tensors(inputs)), modes)
     return Graph(
         model_class=model_class,
         eval=modes[0],
@@ -259,87 +143,3 @@ def _infer(
         inputs=inputs,
         leaves=leaves,
     )
-
-
-def _gather(
-    algebra: Algebra, outside: Mapping[tuple[str, Any], Axes], paths: list[Path], modes: Sequence[Mode]
-) -> Leaves:
-    """Resolve the facts to leaves."""
-    moving = _moving(outside, paths)
-    together = _together(algebra)
-    fixed: dict[Atom, str] = {}
-    inexact: dict[Atom, str] = {}
-    tags: dict[Atom, set[str]] = {}
-    for fact in algebra.facts:
-        for leaf in fact.axis.leaves():
-            if fact.kind == "fixed":
-                fixed.setdefault(leaf, fact.reason)
-            elif fact.kind == "inexact":
-                inexact.setdefault(leaf, fact.reason)
-            else:
-                tags.setdefault(leaf, set()).add(fact.kind)
-    for leaf, reason in inexact_leaves(modes[0].program, modes[0].inferred).items():
-        inexact.setdefault(leaf, reason)
-    reached = {leaf for mode in modes for leaf in _reached(mode)}
-    for leaf in (leaf for axes in outside.values() for axis in axes for leaf in axis.leaves()):
-        if leaf not in reached:
-            fixed.setdefault(leaf, "no operation reads it with these inputs")
-    _spread(fixed, together)
-    consumed = {pair for mode in modes for pair in _consumed(mode)}
-    return Leaves(fixed, inexact, tags, moving, together, consumed)
-
-
-def _spread(fixed: dict[Atom, str], together: Sequence[tuple[Atom, ...]]) -> None:
-    """What must stay as long as a fixed leaf is fixed too."""
-    changed = True
-    while changed:
-        changed = False
-        for tie in together:
-            reason = next((fixed[leaf] for leaf in tie if leaf in fixed), None)
-            free = [leaf for leaf in tie if leaf not in fixed]
-            if reason is not None and free:
-                fixed.update(dict.fromkeys(free, f"must stay as long as another piece of a split ({reason})"))
-                changed = True
-
-
-def _reached(mode: Mode) -> Iterator[Atom]:
-    """Leaves that some value has which is not made of state alone."""
-    for name, many in mode.inferred.axes.items():
-        if name not in mode.inferred.roots:
-            yield from (leaf for axes in many for axis in axes for leaf in axis.leaves())
-
-
-def _consumed(mode: Mode) -> Iterator[tuple[str, Atom]]:
-    for node in mode.program.nodes:
-        note = mode.inferred.notes.get(node.name)
-        bound = node.bound() if note and note.reads else {}
-        for read in note.reads if note else ():
-            value = bound[read.place.arg]
-            ref = value if read.place.index is None else value[read.place.index]
-            for state in mode.inferred.roots.get(ref.name, ()):
-                yield from ((state, leaf) for leaf in read.over.leaves())
-
-
-def _moving(outside: Mapping[tuple[str, Any], Axes], paths: list[Path]) -> dict[Atom, tuple[int, int]]:
-    """Leaves that are a whole input dimension and no whole dimension of state: they follow the input."""
-    still = {atom for (kind, _), axes in outside.items() if kind != "input" for axis in axes for atom in axis.atoms}
-    moving: dict[Atom, tuple[int, int]] = {}
-    for index, path in enumerate(paths):
-        for dim, axis in enumerate(outside["input", path]):
-            atoms = axis.atoms
-            if len(atoms) == 1 and atoms[0].segments is None and atoms[0] not in still:
-                moving.setdefault(atoms[0], (index, dim))
-    return moving
-
-
-def _together(algebra: Algebra) -> tuple[tuple[Atom, ...], ...]:
-    """Leaves that must stay equally many; axes that do not factor alike are fixed instead."""
-    tied: list[tuple[Atom, ...]] = []
-    for axes in algebra.together:
-        leaves = [list(axis.leaves()) for axis in axes]
-        if len({tuple(leaf.size for leaf in row) for row in leaves}) == 1:
-            tied.extend(t for t in zip(*leaves, strict=True) if len(set(t)) > 1)
-        else:
-            for axis in axes:
-                algebra.say(axis, "fixed", "pieces of a split that must stay equally long")
-    return tuple(tied)

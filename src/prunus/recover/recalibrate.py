@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from prunus.errors import RecoverError
+from prunus.graph.interpret import GraphModel
+from prunus.recover.recalibrate_graph import average_statistics, statistics_of
 from prunus.types import Batch
 
 M = TypeVar("M", bound=nn.Module)
 Call: TypeAlias = "Callable[[nn.Module, Batch], Any]"
 """Feeds a batch to the model; what it returns is not used."""
+_NO_BATCHES = "recalibrate was given no batches. Pass a few hundred samples; a generator can be read only once."
 
 
 def recalibrate(model: M, batches: Iterable[Batch], *, call: Call | None = None) -> M:
@@ -41,6 +44,10 @@ def recalibrate(model: M, batches: Iterable[Batch], *, call: Call | None = None)
     Source: Wu & Johnson 2021, arXiv:2105.07576, section 3 (PreciseBN). We average the variances of the batches, they
     aggregate the moments of all samples; both agree up to the spread of the batch means.
     """
+    if isinstance(model, GraphModel):
+        if statistics_of(model.programs[0]) and not average_statistics(model, batches, call or _call):
+            raise RecoverError(_NO_BATCHES)
+        return model
     norms = {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm) and m.track_running_stats}
     if norms:
         with _averaging(model, norms):
@@ -73,9 +80,7 @@ def _call(model: nn.Module, batch: Batch) -> Any:
 
 def _check(norms: Mapping[str, BatchNorm], fed: int) -> None:
     if not fed:
-        raise RecoverError(
-            "recalibrate was given no batches. Pass a few hundred samples; a generator can be read only once."
-        )
+        raise RecoverError(_NO_BATCHES)
     for name, norm in norms.items():
         if not all(bool(torch.isfinite(t).all()) for t in _statistics(norm)):
             raise RecoverError(

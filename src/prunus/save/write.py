@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from prunus.apply.surgery import edits_between
 from prunus.graph.fit import fit, fit_constants
+from prunus.graph.graph import Graph
 from prunus.graph.interpret import GraphModel
 from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
-from prunus.graph.trace import Graph
 from prunus.graph.width import Keep
 from prunus.result import Result
 from prunus.save.encode import encode_program

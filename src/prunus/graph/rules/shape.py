@@ -48,7 +48,7 @@ def turned(see: See, self: Value) -> Axes:
 
 def matrix_turned(see: See, self: Value) -> Axes:
     """`mT`: the last two dimensions change places."""
-    return transpose(see, self, -2, -1)
+    return transpose(see, self, dim0=-2, dim1=-1)
 
 
 def movedim(see: See, self: Value, source: Any, destination: Any) -> Axes:
