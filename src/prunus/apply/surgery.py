@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from prunus.graph.graph import Graph
+from prunus.graph.axes import Axes
+from prunus.graph.graph import Graph, Mode
+from prunus.graph.node import Node
 from prunus.graph.private import plain_tensors, private_copy
 from prunus.graph.trace import integers_of
 from prunus.graph.width import Keep, counts, length
@@ -65,6 +67,7 @@ def _edits(
     """Edits that are clear, and for each ambiguous (class, attribute, value) the alternatives."""
     integers = integers_of(model)
     sizes = _changed_sizes(graph, keep, alive)
+    state = {**state, **{name: state[source] for name, source in graph.aliases.items() if source in state}}
     known = {e for path, module in model.named_modules() for e in _known_layer(path, module, state, sizes)}
     settled = {(e.module, e.key) for e in known}
     unsure: dict[tuple[str, str, int], list[list[Edit]]] = {}
@@ -89,9 +92,15 @@ def _changed_sizes(graph: Graph, keep: Keep, alive: Keep) -> dict[tuple[str, int
     for mode in graph.modes:
         for node in mode.program.nodes:
             note = mode.inferred.notes.get(node.name)
-            for axis in note.sizes.values() if note else ():
+            for axis in (*note.sizes.values(), *_channels(node, mode)) if note else ():
                 found.setdefault((node.module, length(axis, before)), set()).add(length(axis, after))
     return found
+
+
+def _channels(node: Node, mode: Mode) -> Axes:
+    """The channels of a norm: without weights nothing else tells its module how many they are."""
+    name = node.op.split(".")[1] if "." in node.op else ""
+    return mode.inferred.of(node.args[0].name)[1:2] if name in ("batch_norm", "instance_norm", "group_norm") else ()
 
 
 def _known_layer(

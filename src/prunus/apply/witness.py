@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from prunus.apply.check import Check
+from prunus.apply.compare import error_between
 from prunus.apply.redraw import redraw_inputs
 from prunus.graph.group import Group
 
@@ -28,9 +31,29 @@ def unwitnessed(check: Check) -> tuple[str, ...]:
         wanted = {name: state[name] for name in dict.fromkeys(seen.values()) if name in state}
         if not wanted or not total.requires_grad:
             return tuple(seen)
-        grads: list[Tensor | None] = list(torch.autograd.grad(total, list(wanted.values()), allow_unused=True))
+        try:
+            grads: list[Tensor | None] = list(torch.autograd.grad(total, list(wanted.values()), allow_unused=True))
+        except RuntimeError:  # an operation has no derivative
+            return _unmoved(check, groups, seen)
     changes = {n: (t.detach() * g).abs() for (n, t), g in zip(wanted.items(), grads, strict=True) if g is not None}
     return tuple(g.name for g in groups if not _moves(check, g, seen[g.name], changes))
+
+
+def _unmoved(check: Check, groups: list[Group], seen: dict[str, str]) -> tuple[str, ...]:
+    """The same without derivatives: each group zeroed in turn."""
+    inputs = redraw_inputs(check.graph.inputs)
+    whole = check.full(inputs, check.drawn)
+
+    def without(group: Group, name: str) -> Tensor:
+        tensor = check.drawn(name)
+        removed = ~check.plan.keep[group.name][check.plan.groups.left(group)]
+        for member in group.members if name == seen[group.name] else ():
+            if member.state == name:
+                tensor.index_fill_(member.dim, check.plan.groups.index(group, member)[removed].flatten(), 0)
+        return tensor
+
+    with torch.no_grad():
+        return tuple(g.name for g in groups if error_between(whole, check.full(inputs, partial(without, g))) == 0.0)
 
 
 def _parameter(check: Check, group: Group) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunus.graph.axes import Algebra, Axes, Axis, fresh
 from prunus.graph.capture import Program
-from prunus.graph.node import Meta, Node, Out, Ref, find_refs
+from prunus.graph.node import Meta, Node, Out, Ref, find_refs, overload
 from prunus.graph.rules import find_rule
 from prunus.graph.see import Note, Place, See, Value
 
@@ -78,7 +78,8 @@ class _Walk:
     def visit(self, node: Node) -> None:
         outs = _metas(node.out)
         see = See(self.algebra, outs)
-        made = self._apply(see, node) if outs else ()
+        acts = bool(outs) or overload(node.op)._schema.is_mutable  # an operation may only write, and return nothing
+        made = self._apply(see, node) if acts else ()
         if made is None:
             made = self._fix_all(node, outs)
             self.unruled.append(Unruled(node.op, node.module))
