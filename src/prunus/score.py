@@ -116,7 +116,7 @@ class _Sums:
     known: dict[tuple[str, int], Tensor] = field(default_factory=dict[tuple[str, int], Tensor])
 
     def slices(self, name: str, dim: int) -> Tensor:
-        """Sum, sum of squares, or maximum over each slice along `dim`; (size,) in float64, summed in float32 or better."""
+        """Sum, sum of squares, or maximum over each slice along `dim`; (size,), added up in float32 or better."""
         if (name, dim) not in self.known:
             saliency = self.saliency[name]
             saliency = saliency if saliency.dtype == torch.float64 else saliency.float()

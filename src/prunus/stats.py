@@ -66,7 +66,16 @@ class Stats:
 
     def _loss(self, model: nn.Module, batch: Batch, loss: Loss) -> Tensor:
         with torch.enable_grad():
-            value = loss(model, batch)
+            value: object = loss(model, batch)
+        if not isinstance(value, Tensor):
+            raise CriterionError(
+                f"loss(model, batch) gave {value!r}; expected a tensor of one number, with its gradient."
+            )
+        if not value.requires_grad:
+            raise CriterionError(
+                "loss(model, batch) does not depend on any parameter that requires a gradient; was it detached, or "
+                "computed under torch.no_grad()?"
+            )
         if value.ndim != 0 or not bool(torch.isfinite(value)):
             raise CriterionError(
                 f"loss(model, batch) gave {value.detach().flatten()[:4].tolist()} of shape {tuple(value.shape)}; "
