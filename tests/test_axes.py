@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prunus.graph.axes import Algebra, Atom, Axis, concat, fresh, like, product
 from prunus.graph.width import counts, cut_tensor, length, mask_of, positions, size_of, touched
 
-quick = settings(max_examples=150, deadline=None, derandomize=True)
+quick = settings(max_examples=150)
 Label: TypeAlias = "frozenset[tuple[Atom, int]]"
 
 

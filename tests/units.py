@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prunus.graph.group import Group, Groups
+from prunus.graph.groups import Group, Groups
 from prunus.plan import Plan
 
 

@@ -6,7 +6,8 @@ from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
 from prunus.errors import PrunusError
 from prunus.graph.graph import Graph
-from prunus.graph.group import Group, Groups, group
+from prunus.graph.group import group
+from prunus.graph.groups import Group, Groups
 from prunus.graph.interpret import GraphModel
 from prunus.graph.trace import trace
 from prunus.measure import measure

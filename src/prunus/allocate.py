@@ -15,7 +15,7 @@ from torch import Tensor
 from prunus.cost import Cost, cost_of, predict
 from prunus.errors import BudgetError, CriterionError, GroupError
 from prunus.graph.axes import Atom
-from prunus.graph.group import Group, Groups, scattered
+from prunus.graph.groups import Group, Groups, scattered
 from prunus.graph.width import counts
 from prunus.plan import Plan
 from prunus.types import Budget

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from prunus.graph.axes import Atom, Axis
 from prunus.graph.graph import Graph
-from prunus.graph.group import Groups
+from prunus.graph.groups import Groups
 from prunus.graph.width import Keep, counts, length
 
 Kept = Mapping[Atom, int]

@@ -16,7 +16,8 @@ from prunus.apply.shrink import shrink
 from prunus.criteria import Criterion
 from prunus.errors import BudgetError, GroupError
 from prunus.graph.graph import Graph
-from prunus.graph.group import Groups, group
+from prunus.graph.group import group
+from prunus.graph.groups import Groups
 from prunus.graph.private import unwrap
 from prunus.graph.trace import trace
 from prunus.measure import measure

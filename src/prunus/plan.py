@@ -16,7 +16,7 @@ from torch import Tensor
 from prunus.errors import ArtifactError, GroupError, PlanError
 from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph
-from prunus.graph.group import Groups
+from prunus.graph.groups import Groups
 from prunus.graph.width import Keep
 from prunus.types import Budget
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunus.apply.shrink import shrink
 from prunus.apply.surgery import replace_state
 from prunus.errors import ArtifactError
-from prunus.graph.group import Groups
+from prunus.graph.groups import Groups
 from prunus.graph.private import state_of
 from prunus.plan import Plan, load_plan
 from prunus.save.layout import in_format, is_channels_last

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.criteria import Criterion
 from prunus.errors import CriterionError, PlanError
-from prunus.graph.group import Group, Groups
+from prunus.graph.groups import Group, Groups
 from prunus.graph.private import unwrap
 from prunus.graph.width import counts, length
 from prunus.stats import Stats

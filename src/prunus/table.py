@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from prunus.graph.graph import Graph
-from prunus.graph.group import Group, Groups
+from prunus.graph.groups import Group, Groups
 from prunus.result import shown
 from prunus.statistics import accuracy_interval
 from prunus.tasks.demo import DENSE, Row

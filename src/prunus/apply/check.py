@@ -13,7 +13,7 @@ from prunus.apply.redraw import redraw_inputs, redrawer
 from prunus.errors import ProofError
 from prunus.graph.fit import fit, fit_constants, lifted, without_draws
 from prunus.graph.graph import Graph, Mode
-from prunus.graph.group import Group
+from prunus.graph.groups import Group
 from prunus.graph.interpret import GraphModel, Outside, execute
 from prunus.graph.nest import input_tensors, with_tensors
 from prunus.graph.private import adopt_plain_tensors, private_copy, state_of

@@ -11,7 +11,7 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 from prunus.apply.check import Check
 from prunus.apply.compare import error_between
 from prunus.apply.redraw import redraw_inputs
-from prunus.graph.group import Group
+from prunus.graph.groups import Group
 
 
 def unwitnessed(check: Check) -> tuple[str, ...]:
