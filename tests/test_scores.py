@@ -429,7 +429,7 @@ def test_a_model_without_a_state_tensor() -> None:
 
 def test_nothing_can_be_pruned() -> None:
     with pytest.raises(
-        GroupError, match="Nothing in this Linear can be pruned; every axis is fixed:\n.*weight.0.: an output"
+        GroupError, match=r"Nothing in this Linear can be pruned; every axis is fixed:\n.*weight.0.: an output"
     ):
         group(trace(nn.Linear(2, 3), x))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Stats:
 
     def _loss(self, model: nn.Module, batch: Batch, loss: Loss) -> Tensor:
         with torch.enable_grad():
-            value: object = loss(model, batch)
+            value: Any = loss(model, batch)
         if not isinstance(value, Tensor):
             raise CriterionError(
                 f"loss(model, batch) gave {value!r}; expected a tensor of one number, with its gradient."

@@ -71,7 +71,10 @@ def _used(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
 
 
 def lifted(program: Program, dtype: torch.dtype = torch.float64) -> Program:
-    """The program with every cast to a floating type, and every floating tensor made, at `dtype` instead."""
+    """The program with every cast to a floating type, and every floating tensor made, at `dtype` instead.
+
+    Nodes that do neither stay the same objects.
+    """
     return replace(program, nodes=tuple(_lift(node, dtype) for node in program.nodes))
 
 
@@ -84,9 +87,11 @@ def _lift(node: Node, dtype: torch.dtype) -> Node:
     name = node.op.split(".")[1].removesuffix("_")
     if name in ("float", "half", "double", "bfloat16"):
         return replace(node, op="aten.to.dtype", args=(*node.args[:1], dtype), kwargs={})
-    lifted = replace(node, args=tuple(map(lift, node.args)), kwargs={k: lift(v) for k, v in node.kwargs.items()})
-    makes = name in _MADE and isinstance(node.out, Meta) and node.out.dtype.is_floating_point
-    return replace(lifted, kwargs={**lifted.kwargs, "dtype": dtype}) if makes else lifted
+    args, kwargs = tuple(map(lift, node.args)), {key: lift(value) for key, value in node.kwargs.items()}
+    if name in _MADE and isinstance(node.out, Meta) and node.out.dtype.is_floating_point:
+        kwargs["dtype"] = dtype
+    same = all(a is b for a, b in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()], strict=False))
+    return node if same and len(kwargs) == len(node.kwargs) else replace(node, args=args, kwargs=kwargs)
 
 
 def without_draws(program: Program) -> Program:

@@ -19,6 +19,7 @@ def group(model: Graph | nn.Module, *, pattern: Channel | None = None) -> Groups
 
     Raises `GroupError` when given a model that was not traced (channels need the graph), or when every axis is fixed.
 
+    >>> import torch
     >>> from prunus.graph.trace import trace
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> print(group(trace(net, torch.randn(2, 4))))

@@ -98,6 +98,10 @@ class _Walk:
             return None
         bound = {name: self._value(Place(name), value) for name, value in node.bound().items()}
         made = rule(see, **bound)
+        for place, axis in see.note.sizes.items():
+            given = bound[place.arg] if place.index is None else bound[place.arg][place.index]
+            size = -axis.size if place in see.note.minus else axis.size
+            assert given == size, f"{node.op} ({node.name}): rule says {place} is {size}, captured {given}"
         return made if made is None or _is_many(made) else (made,)
 
     def _value(self, place: Place, value: Any) -> Any:

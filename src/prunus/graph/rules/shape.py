@@ -128,7 +128,7 @@ def split(see: See, self: Value, dim: int, **args: Any) -> tuple[Axes, ...]:
         sizes(see, listed, args[listed], pieces)
     else:
         see.together(pieces)
-        if "split_size" in args:
+        if args.get("split_size") == pieces[0].size:  # larger than the axis, it says no size
             see.size("split_size", pieces[0])
     return tuple(_with(self, dim, piece) for piece in pieces)
 
@@ -181,13 +181,15 @@ def _slice_bounds(
         see.size("end", concat(before[:through] if end > 0 else before[through:]), minus=end < 0)
 
 
-def narrow(see: See, self: Value, dim: int, start: int, length: int) -> Axes:
+def narrow(see: See, self: Value, dim: int, start: Any, length: int) -> Axes | None:
+    """As a slice from `start`, which counts from the back where it is negative."""
+    if not isinstance(start, int):
+        return None
     size = self.shape[dim]
-    start = start % size if start < 0 else start
-    widths = [start, length, size - start - length]
+    begin = start % size if start < 0 else start
+    widths = [begin, length, size - begin - length]
     pieces = pieces_of(see, self.axes[dim], widths, "it is narrowed")
-    if start:
-        see.size("start", pieces[0])
+    _slice_bounds(see, pieces, widths, start, None, size)
     see.size("length", pieces[1])
     return _with(self, dim, pieces[1])
 
