@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -61,3 +62,37 @@ def test_run_digits_prints_every_row_and_saves(call, tmp_path: Path, monkeypatch
         assert row in out
     loaded = prunus.load(tmp_path, digits.digits_cnn)
     assert sum(p.numel() for p in loaded.parameters()) < sum(p.numel() for p in digits.digits_cnn().parameters()) / 2
+
+
+def test_brackets_in_errors_are_no_markup(call, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
+    def missing(_target: str) -> None:
+        raise prunus.errors.RecipeError("pip install 'prunus[demo]'")
+
+    monkeypatch.setattr(cli, "made", missing)
+    assert "'prunus[demo]'" in call("scan", "nets:make")[1]
+
+
+def test_brackets_in_names_are_no_markup() -> None:
+    from rich.console import Console
+    from rich.tree import Tree
+
+    from prunus.table import _branch, fixed_table
+
+    class Fixed:
+        fixed = {"a[red]": "because [bold] it is"}  # noqa: RUF012
+
+    tree = Tree("root")
+    _branch({"": tree}, "x[red]")
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(fixed_table(Fixed()))
+    console.print(tree)
+    shown = console.export_text()
+    assert all(text in shown for text in ("a[red]", "because [bold] it is", "x[red]"))
+
+
+def test_an_error_in_the_users_module_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets_that_fail.py").write_text("import math\nmath.nothing_of_that_name\ndef make(): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
+        cli.made("nets_that_fail:make")

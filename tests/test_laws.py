@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from nets import Recipe, Step, build, recipes
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from units import bundles, can_be_permuted, permuted, random_plan, zeroed
 
@@ -79,7 +80,7 @@ def assert_same_state(a: nn.Module, b: nn.Module) -> None:
 # The groups
 
 
-@laws(40)
+@laws(30)
 @given(recipes(), seeds)
 def test_the_units_of_a_group_can_change_places(recipe: Recipe, seed: int) -> None:
     model, inputs, groups = traced(recipe)
@@ -100,6 +101,7 @@ def test_a_random_network_is_shrunk_and_proven_and_left_as_it_is(start: str, exa
     @given(recipes(start), seeds)
     def law(recipe: Recipe, seed: int) -> None:
         model, inputs, groups = traced(recipe)
+        assert not groups.graph.unruled
         model.train(seed % 3 == 0)
         before = copy.deepcopy(model)
         plan = some_plan(model, groups, seed)
@@ -115,7 +117,51 @@ def test_a_random_network_is_shrunk_and_proven_and_left_as_it_is(start: str, exa
     law()
 
 
-@laws(30)
+class Classified(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).argmax(-1)
+
+
+class Sorted(nn.Module):
+    """An operation without a rule, after which the batch is written down as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.hidden, self.last = nn.Linear(4, 6), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x).relu()) + self.first(x.sort(1).values).view(x.shape[0], 3, 2)[:, :, 0]
+
+
+# Shrunk to the least once random networks, or what they led to, had broken a rule, the surgery or the proof.
+MET: dict[str, tuple[nn.Module, Tensor]] = {
+    "a slope for each channel": (
+        nn.Sequential(nn.Conv2d(2, 6, 1), nn.PReLU(6), nn.Conv2d(6, 2, 1)),
+        torch.randn(2, 2, 2, 2),
+    ),
+    "a norm without weights": (
+        nn.Sequential(nn.Conv2d(2, 6, 1), nn.InstanceNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1)),
+        torch.randn(2, 2, 3, 3),
+    ),
+    "an in-place chain, which cannot be trained": (
+        nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.ReLU(inplace=True), nn.Linear(6, 2)),
+        torch.randn(9, 4),
+    ),
+    "results that are integers": (Classified(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(9, 4)),
+    "an operation without a rule": (Sorted(), torch.randn(3, 4)),
+    "hardly a live unit": (nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2)), torch.randn(1, 4)),
+}
+
+
+@pytest.mark.parametrize("name", MET)
+def test_what_once_broke_is_shrunk_and_proven(name: str) -> None:
+    model, inputs = MET[name]
+    small = shrink(model.eval(), half(model, group(trace(model, inputs))))
+    assert type(small) is type(model)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@laws(20)
 @given(recipes(), seeds)
 def test_shrinking_equals_zeroing_where_groups_are_exact(recipe: Recipe, seed: int) -> None:
     model, inputs, groups = traced(recipe)
@@ -126,7 +172,7 @@ def test_shrinking_equals_zeroing_where_groups_are_exact(recipe: Recipe, seed: i
     torch.testing.assert_close(run(small, inputs), run(zeroed(model, plan), inputs), rtol=1e-9, atol=1e-9)
 
 
-@laws(30)
+@laws(20)
 @given(recipes(), seeds)
 def test_shrinking_twice_equals_shrinking_once_by_the_composed_plan(recipe: Recipe, seed: int) -> None:
     model, inputs, groups = traced(recipe)
@@ -180,7 +226,7 @@ def test_the_smaller_model_takes_any_batch(recipe: Recipe, seed: int) -> None:
 # Costs
 
 
-@laws(40)
+@laws(25)
 @given(recipes(), seeds)
 def test_predicted_costs_are_those_of_the_models(recipe: Recipe, seed: int) -> None:
     model, _, groups = traced(recipe)
@@ -409,14 +455,17 @@ def test_another_seed_gives_another_plan() -> None:
 @given(recipes(), seeds)
 def test_a_saved_plan_is_the_same_plan_on_another_trace(recipe: Recipe, seed: int) -> None:
     model, inputs, groups = traced(recipe)
-    plan = some_plan(model, groups, seed)
+    first = some_plan(model, groups, seed)
+    second = random_plan(groups.at(first), seed + 1)
     with TemporaryDirectory() as folder:
-        plan.save(folder)
+        first.save(folder)
         again = load_plan(folder, group(trace(model, inputs)))
-    assert (again.budget, again.costs, again.provenance) == (plan.budget, plan.costs, plan.provenance)
-    assert again.keep.keys() == plan.keep.keys()
-    assert all(torch.equal(mask, plan.keep[name]) for name, mask in again.keep.items())
-    assert_same_state(shrink(model, again, verify=False), shrink(model, plan, verify=False))
+        second.save(folder)
+        both = load_plan(folder, group(trace(model, inputs)))
+    assert_same_state(shrink(model, both, verify=False), shrink(model, first.then(second), verify=False))
+    assert (again.budget, again.costs, again.provenance) == (first.budget, first.costs, first.provenance)
+    assert again.keep.keys() == first.keep.keys()
+    assert all(torch.equal(mask, first.keep[name]) for name, mask in again.keep.items())
 
 
 @laws(100)
@@ -481,8 +530,29 @@ def test_a_saved_plan_is_refused_by_a_model_of_another_structure(tmp_path: Path)
         load_plan(tmp_path, other)
 
 
-def test_a_saved_plan_names_groups_that_were_skipped(tmp_path: Path) -> None:
+def test_a_saved_plan_binds_to_groups_that_were_skipped_too(tmp_path: Path) -> None:
     _, groups, plan = small_plan()
     plan.save(tmp_path)
-    with pytest.raises(PlanError, match="names a group that these groups leave out"):
-        load_plan(tmp_path, groups.skip(next(iter(plan.keep))))
+    again = load_plan(tmp_path, groups.skip(next(iter(plan.keep))))
+    assert kept(again) == kept(plan)
+
+
+def test_a_saved_plan_of_groups_that_the_model_does_not_have(tmp_path: Path) -> None:
+    _, groups, plan = small_plan()
+    plan.save(tmp_path)
+    facts = json.loads((tmp_path / "plan.json").read_text())
+    bits = load_file(tmp_path / "plan.safetensors")
+    first = next(iter(plan.keep))
+    save_file(
+        {"stranger" if name == first else name: tensor for name, tensor in bits.items()}, tmp_path / "plan.safetensors"
+    )
+    facts["sizes"] = {"stranger" if name == first else name: size for name, size in facts["sizes"].items()}
+    (tmp_path / "plan.json").write_text(json.dumps(facts))
+    with pytest.raises(PlanError, match="names a group that this model does not have: There is no group 'stranger'"):
+        load_plan(tmp_path, groups)
+
+
+def test_a_plan_that_starts_elsewhere_does_not_follow() -> None:
+    model, groups, plan = small_plan()
+    with pytest.raises(PlanError, match="does not start where this one ends"):
+        plan.then(half(model, groups, 7))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vision import models
 
 from prunus.errors import MeasureError
-from prunus.measure import measure
+from prunus.measure import latency, measure
 from prunus.measure.macs import macs
 from prunus.measure.size import file_bytes, params
 from prunus.statistics import mean_interval, wilson
@@ -308,7 +308,7 @@ def test_two_models_are_called_in_turn_and_take_turns_to_be_first() -> None:
 
 def test_each_model_gets_its_own_times(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0]
-    monkeypatch.setattr("prunus.measure.latency.perf_counter_ns", lambda: clock[0])
+    monkeypatch.setattr(latency, "perf_counter_ns", lambda: clock[0])
 
     def taking(ms: int) -> Recorder:
         return Recorder(str(ms), [], lambda model: clock.__setitem__(0, clock[0] + ms * 1_000_000))
@@ -320,7 +320,7 @@ def test_each_model_gets_its_own_times(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("ms", "repeats"), [(1, 3000), (1000, 30), (0, 10_000)])
 def test_by_default_the_rounds_fill_three_seconds(monkeypatch: pytest.MonkeyPatch, ms: int, repeats: int) -> None:
     clock = [0]
-    monkeypatch.setattr("prunus.measure.latency.perf_counter_ns", lambda: clock[0])
+    monkeypatch.setattr(latency, "perf_counter_ns", lambda: clock[0])
     model = Recorder("", [], lambda model: clock.__setitem__(0, clock[0] + ms * 1_000_000))
     assert only(measure(model, x, "latency_ms")).repeats == repeats
 

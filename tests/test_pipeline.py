@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.errors import ArtifactError, BudgetError, GroupError
+from prunus import pipeline
+from prunus.errors import ArtifactError, BudgetError, CriterionError, GroupError, MeasureError, RecoverError, TraceError
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGES, LABELS = torch.randn(48, 1, 8, 8, generator=DRAW), torch.randint(0, 4, (48,), generator=DRAW)
 BATCHES = [(IMAGES[i : i + 16], LABELS[i : i + 16]) for i in (0, 16, 32)]
 INPUTS = IMAGES[:4]
+
+
+@pytest.fixture(autouse=True)
+def costs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring latency takes seconds; tests/test_measure.py and the demonstration's test do that."""
+    monkeypatch.setattr(pipeline, "REPORTED", ("params", "macs", "bytes"))
 
 
 def net() -> nn.Module:
@@ -135,3 +144,124 @@ def test_progress_names_each_step() -> None:
 def test_no_rounds_is_an_error() -> None:
     with pytest.raises(BudgetError, match="rounds=0"):
         pruned(net(), rounds=0)
+
+
+def _drop_a_name(round_dir: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(round_dir / "state.safetensors")
+    state.pop(next(iter(state)))
+    save_file(state, round_dir / "state.safetensors")
+
+
+ROUND_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "state cut short": lambda r: (r / "state.safetensors").write_bytes((r / "state.safetensors").read_bytes()[:-9]),
+    "no state": lambda r: (r / "state.safetensors").unlink(),
+    "a name missing": _drop_a_name,
+    "empty history": lambda r: (r / "history.json").write_text(""),
+    "no history": lambda r: (r / "history.json").unlink(),
+    "history of nothing": lambda r: (r / "history.json").write_text("{}"),
+    "no plan": lambda r: (r / "plan.json").unlink(),
+}
+
+
+@pytest.fixture(scope="module")
+def kept_round(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rounds")
+    pruned(net(), run_dir=folder, rounds=1)
+    return folder
+
+
+@pytest.mark.parametrize("name", ROUND_DAMAGES)
+def test_a_damaged_round_is_named(kept_round: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(kept_round, folder)
+    ROUND_DAMAGES[name](folder / "round-001")
+    with pytest.raises(ArtifactError, match=r"round-001 .*remove it to go on from the round before"):
+        pruned(net(), run_dir=folder, rounds=1)
+
+
+def test_an_absolute_budget_is_reached_in_rounds_too() -> None:
+    result = pruned(net(), budget=prunus.Budget("params", at_most=1000, relative=False), recover=None)
+    counts = [entry["params"] for entry in result.history]
+    assert counts[0] > counts[1] > counts[2]
+    assert counts[2] <= 1000
+
+
+def test_equal_scores_still_fill_the_budget() -> None:
+    model = net()
+    graph = prunus.trace(model, INPUTS)
+    groups = prunus.group(graph)
+    scores = {g.name: torch.ones(g.size) for g in groups}
+    plan = prunus.allocate(groups, scores, prunus.Budget("units", at_most=0.5))
+    assert {name: int(mask.sum()) for name, mask in plan.keep.items()} == {"0": 8, "3": 12}
+
+
+def test_frozen_norms_stay_frozen() -> None:
+    model = net()
+    model[1].eval()
+    result = pruned(model, rounds=1, recover=None)
+    assert [m.training for m in model] == [m.training for m in result.model]
+    assert not model[1].training
+
+
+def test_frozen_and_half_parameters_have_taylor_scores() -> None:
+    model = net()
+    for p in model.parameters():
+        p.requires_grad_(False)
+    groups = prunus.group(prunus.trace(model, INPUTS))
+    settings: dict[str, Any] = {"data": BATCHES, "loss": lambda net, batch: 0.01 * loss(net, batch)}
+    whole = prunus.score(model, groups, prunus.criteria.taylor, **settings)
+    assert all(bool((v > 0).any()) for v in whole.values())
+    assert not any(p.requires_grad for p in model.parameters())
+    half = [(images.half(), labels) for images, labels in BATCHES]
+    low = prunus.score(model.half(), groups, prunus.criteria.taylor, **{**settings, "data": half})
+    for name, values in whole.items():
+        assert torch.corrcoef(torch.stack([values, low[name]]))[0, 1] > 0.99
+
+
+def test_macs_are_those_of_the_example_as_given() -> None:
+    one = prunus.trace(net(), INPUTS[:1])
+    plan = prunus.Plan(prunus.group(one), {})
+    from prunus.cost import predict
+
+    assert predict(one, plan.left)["macs"][0] * 4 == predict(prunus.trace(net(), INPUTS), {})["macs"][0]
+
+
+WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
+    "budget": (BudgetError, "expected a Budget", {"budget": 0.5}),
+    "criterion": (CriterionError, "expected a function", {"criterion": "magnitude"}),
+    "recover": (RecoverError, "last loss", {"recover": lambda _: 0.3}),
+    "evaluate": (MeasureError, "expected one score a sample", {"evaluate": lambda _: None}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_named(name: str) -> None:
+    error, message, given = WRONG[name]
+    with pytest.raises(error, match=message):
+        pruned(net(), **{"rounds": 1, **given})
+
+
+def test_a_list_that_should_be_a_tuple_is_named() -> None:
+    with pytest.raises(TraceError, match=r"Example 2: .*A list means several examples"):
+        prunus.trace(nn.Linear(8, 4), [torch.randn(3, 8), torch.randn(3, 4)])
+    with pytest.raises(TraceError, match=r"expected a torch\.nn\.Module"):
+        prunus.prune([net()], INPUTS, budget=prunus.Budget("macs", at_most=0.5))  # type: ignore[arg-type]
+
+
+def test_a_plan_of_some_groups_keeps_earlier_removals_when_saved(tmp_path: Path) -> None:
+    model = net()
+    groups = prunus.group(prunus.trace(model, INPUTS))
+    scores = prunus.score(model, groups, prunus.criteria.magnitude)
+    first = prunus.allocate(groups, scores, prunus.Budget("units", at_most=0.7))
+    small = prunus.shrink(model, first)
+    rest = groups.at(first).only("3")
+    second = prunus.allocate(
+        rest, prunus.score(small, rest, prunus.criteria.magnitude), prunus.Budget("units", at_most=0.3)
+    )
+    second.save(tmp_path)
+    both = prunus.shrink(model, prunus.load_plan(tmp_path, groups))
+    assert same(state(both), state(prunus.shrink(small, second)))
+    with pytest.raises(prunus.errors.PlanError, match="does not start where this one ends"):
+        second.then(first)

@@ -244,3 +244,87 @@ def test_saving_again_replaces_all_files(folder: Path) -> None:
     prunus.save(other, folder)
     assert torch.equal(outputs(prunus.load(folder)), outputs(other.model))
     assert not list(folder.glob(".part-*"))
+
+
+UNREADABLE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "no channels_last": ("graph", lambda f: edit(f / "graph.json", lambda g: g.pop("channels_last"))),
+    "channels_last a number": ("graph", lambda f: edit(f / "graph.json", lambda g: g.update(channels_last=3))),
+    "no aliases": ("class", lambda f: edit(f / "graph.json", lambda g: g.pop("aliases"))),
+    "no class": ("class", lambda f: edit(f / "surgery.json", lambda s: s.pop("class"))),
+    "no entries": ("class", lambda f: edit(f / "surgery.json", lambda s: s.pop("entries"))),
+    "entries a number": ("class", lambda f: edit(f / "surgery.json", lambda s: s.update(entries=3))),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_files_of_the_format_that_lack_something_are_damaged(folder: Path, name: str) -> None:
+    how, damage = UNREADABLE[name]
+    damage(folder)
+    with pytest.raises(ArtifactError, match=r"json.* damaged .*save the model again"):
+        prunus.load(folder, Net if how == "class" else None)
+
+
+def test_errors_of_the_users_function_are_the_users(folder: Path) -> None:
+    def broken() -> nn.Module:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        prunus.load(folder, broken)
+
+
+ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "too few": ({"args": [], "kwargs": {}}, "lacks"),
+    "too many": ({"args": [1] * 30}, "has 30 arguments"),
+    "unknown": ({"kwargs": {"ghost": 1}}, "no argument 'ghost'"),
+    "no overload": ({"op": "aten.relu.__class__"}, "has no operation"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_that_do_not_fit_the_operation_are_refused(folder: Path, name: str) -> None:
+    change, message = ARGUMENTS[name]
+    edit(folder / "graph.json", lambda g: first_operation(g).update(change))
+    with pytest.raises(ArtifactError, match=message):
+        prunus.load(folder)
+
+
+def test_the_report_names_its_weights(saved: tuple[prunus.Result, Path]) -> None:
+    report, graph = (json.loads((saved[1] / name).read_text()) for name in ("report.json", "graph.json"))
+    assert report["weights"] == graph["weights"]
+
+
+def test_a_directory_replaced_in_part_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, done = Path.replace, list[str]()
+
+    def stop_before_the_weights(self: Path, target: Path) -> Path:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(self.name)
+        return replace(self, target)
+
+    torch.manual_seed(2)
+    other = prunus.prune(Net(), INPUTS, **SETTINGS)
+    monkeypatch.setattr(Path, "replace", stop_before_the_weights)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.save(other, folder)
+    with pytest.raises(ArtifactError, match="belongs to other weights"):
+        prunus.load(folder)
+
+
+def test_no_operation_is_listed_twice() -> None:
+    from prunus.graph.rules import RULES
+    from prunus.save.encode import _WITHOUT_RULE
+
+    assert not _WITHOUT_RULE & {name.partition(".")[0] for name in RULES}
+
+
+def test_a_cut_kernel_of_one_pixel_keeps_its_layout() -> None:
+    from prunus.graph.layout import is_channels_last
+
+    one, three = (torch.randn(4, 4, k, k).to(memory_format=torch.channels_last) for k in (1, 3))
+    assert not is_channels_last(one)
+    assert is_channels_last(three)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).to(memory_format=torch.channels_last)
+    small = pruned(model).model
+    assert is_channels_last(small.get_parameter("0.weight"))
+    assert small.get_parameter("2.weight").is_contiguous()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from prunus.apply.verify import Proof, verify
 from prunus.errors import GroupError, ProofError, TraceError
 from prunus.graph.group import Groups, group
 from prunus.graph.interpret import GraphModel
+from prunus.graph.node import Node
 from prunus.graph.rules import RULES
 from prunus.graph.trace import trace
 from prunus.plan import Plan
@@ -976,3 +978,96 @@ def test_a_module_that_computes_something_else_is_refused() -> None:
     half.small.k = 3.0
     with pytest.raises(ProofError, match="Check 'module' failed"):
         verify(half.model, half.small, half.plan)
+
+
+# What review found
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_the_op_glu_keeps_its_halves_together(dim: int) -> None:
+    def run(self: Any, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.o(F.glu(h, 2) if dim == 2 else F.glu(h.transpose(1, 2), 1).transpose(1, 2))
+
+    half = halve(Net(run, a=L(16, 12), o=L(6, 3)), WORDS)
+    (only,) = half.groups
+    assert only.size == 6
+    assert only.exact
+    assert half.small.a.out_features == 6
+    assert_same(half.zeroed, half.small, WORDS)
+
+
+def test_results_kept_in_lists_and_dicts_can_be_copied() -> None:
+    def run(self: Any, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        self.kept["h"] = [(h,)]
+        self.kept["itself"] = self.kept
+        return self.o(h)
+
+    model = Net(run, a=L(8, 6), o=L(6, 3), kept={})
+    model(VECTOR)
+    assert half_widths(model) == 3
+
+
+def half_widths(model: nn.Module) -> int:
+    groups = group(trace(model, VECTOR))
+    (only,) = groups
+    return shrink(model, Plan(groups, {only.name: torch.arange(6) < 3})).a.out_features
+
+
+def test_a_refused_input_is_told_once_and_not_logged() -> None:
+    logger, records = logging.getLogger("torch._subclasses.fake_tensor"), list[logging.LogRecord]()
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(TraceError, match="refuses the example inputs"):
+            trace(nn.Linear(3, 4), draw(2, 5))
+    finally:
+        logger.removeHandler(handler)
+    assert not records
+    assert not logger.disabled
+
+
+def test_a_dict_that_does_not_fit_is_explained() -> None:
+    with pytest.raises(TraceError, match=r"a dict is read as keyword arguments; for one dict argument pass \(\{"):
+        trace(Net(lambda self, batch: self.a(batch["x"]), a=L(8, 6)), {"x": VECTOR})
+    with pytest.raises(TraceError) as plain:
+        trace(L(9, 6), VECTOR)
+    assert "one dict argument" not in str(plain.value)
+
+
+def test_the_reference_and_the_draws_stay_on_the_device_of_the_model() -> None:
+    """`meta` stands for any device that is not the CPU."""
+    from prunus.apply.redraw import redraw_inputs, redrawer
+    from prunus.apply.witness import _weighted
+    from prunus.graph import reference
+    from prunus.graph.see import Place
+
+    place, mask = Place("input"), torch.tensor([True, True, False, False])
+    node = Node("n", "aten.layer_norm.default")
+    x = torch.ones(2, 4, 4, device="meta")
+    bound = {"input": x, "normalized_shape": [4], "weight": None, "bias": None, "eps": 1e-5, "num_groups": 2}
+    reference._mask_argument(bound, place, {2: mask})
+    assert bound["input"].is_meta
+    assert reference._layer_norm(node, bound, {place: {2: mask}}).is_meta
+    assert reference._group_norm(node, bound, {place: {1: mask}}).is_meta
+    model = S(L(8, 6), nn.ReLU(), L(6, 3))
+    draw_one = redrawer(trace(model, VECTOR), {n: p.to("meta") for n, p in model.state_dict().items()})
+    assert draw_one("0.weight").is_meta
+    assert draw_one("0.bias").is_meta
+    for value in (x, torch.ones(2, 4, dtype=torch.int64, device="meta")):
+        assert redraw_inputs(Inputs((value,), {})).args[0].is_meta
+    assert _weighted(x).is_meta
+
+
+def test_a_graph_model_keeps_its_constants_where_they_are() -> None:
+    table = draw(6)
+    model = halve(Net(lambda self, x: self.o(self.a(x) + torch.tensor(table.tolist())), a=L(8, 6), o=L(6, 3)), VECTOR)
+    made = graph_model(model.plan.graph, model.model, model.plan.left, model.plan.groups.alive)
+    before = dict(made._constants)
+    assert before
+    moved = made._constants_on({("args", 0): VECTOR.to("meta")})
+    assert all(t.is_meta for t in moved.values())
+    assert moved is made._constants_on({("args", 0): VECTOR.to("meta")})
+    assert all(made._constants[name] is t for name, t in before.items())

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from math import ceil, floor, lcm
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from prunus.cost import Cost, cost_of, predict
+from prunus.cost import cost_of, predict
 from prunus.errors import BudgetError, CriterionError, GroupError
 from prunus.graph.axes import Atom
 from prunus.graph.groups import Group, Groups, scattered
@@ -21,6 +20,8 @@ from prunus.plan import Plan
 from prunus.types import Budget
 
 Scope: TypeAlias = Literal["global", "layer"]
+Choose: TypeAlias = Callable[[int], dict[Atom, int]]
+"""The i-th choice: leaf -> units that stay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +42,10 @@ class Bundle:
     def left(self) -> int:
         return self.ranked.numel()
 
-    @cached_property
-    def rising(self) -> list[float]:
-        return self.ranked.flip(0).tolist()
-
     def count(self, wanted: float) -> int:
         """The allowed count next to, and not below, a wanted one."""
         count = max(self.least, ceil(wanted))
         return min(self.left, -(-count // self.step) * self.step)
-
-    def at_score(self, threshold: float) -> int:
-        return self.count(self.left - bisect_left(self.rising, threshold))
 
     def at_share(self, share: float) -> int:
         return self.count(floor(share * self.traced + 1e-9))
@@ -67,7 +61,7 @@ def allocate(
 ) -> Plan:
     """Choose the units that stay, the largest choice that the budget allows.
 
-    `scope="global"` holds all scores against one threshold; `"layer"` keeps the same share of every group.
+    `scope="global"` ranks all units together; `"layer"` keeps the same share of every group.
     `keep_at_least` is the share of each group that stays in any case (one unit at least). Budgets are relative to
     the traced model, also after `groups.at(plan)`. Tied groups keep equally many units.
 
@@ -83,12 +77,11 @@ def allocate(
     if not len(groups):
         raise GroupError("There is no group left to prune; `only` and `skip` have left out every one.")
     bundles = _bundles(groups, _checked(groups, scores), keep_at_least)
-    kept = _largest(_choices(bundles, scope, budget), _limited(groups, budget))
+    kept = _largest(groups, budget, *_choices(bundles, scope, budget))
     keep = {g.name: _best(scores[g.name], kept[g.leaf]) for b in bundles for g in b.groups}
-    plan = Plan(groups, scattered(groups, keep), budget)
-    costs = predict(groups.graph, plan.left)
     provenance = {"scope": scope, "keep_at_least": keep_at_least, "torch": torch.__version__}
-    return Plan(groups, plan.keep, budget, costs, provenance)
+    plan = Plan(groups, scattered(groups, keep), budget, {}, provenance)
+    return replace(plan, costs=predict(groups.graph, plan.left))
 
 
 def _checked(groups: Groups, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -108,14 +101,8 @@ def _checked(groups: Groups, scores: Mapping[str, Tensor]) -> Mapping[str, Tenso
 
 
 def _bundles(groups: Groups, scores: Mapping[str, Tensor], keep_at_least: float) -> list[Bundle]:
-    ties = [tie for tie in groups.ties if all(name in groups for name in tie)]
-    held = {name for tie in groups.ties if tie not in ties for name in tie}
-    tied = {name for tie in ties for name in tie}
-    sets = [*ties, *((g.name,) for g in groups if g.name not in tied | held)]
-    if not sets:
-        raise GroupError(
-            f"Every group here is tied to one that was left out: {', '.join(sorted(held))}. Leave all or none in."
-        )
+    tied = {name for tie in groups.ties for name in tie}
+    sets = [*groups.ties, *((g.name,) for g in groups if g.name not in tied)]
     return [_bundle(groups, [groups[name] for name in names], scores, keep_at_least) for names in sets]
 
 
@@ -126,42 +113,53 @@ def _bundle(groups: Groups, tied: Sequence[Group], scores: Mapping[str, Tensor],
     return Bundle(tuple(tied), ranked, size, step, max(1, ceil(keep_at_least * size - 1e-9)))
 
 
-def _choices(bundles: Sequence[Bundle], scope: Scope, budget: Budget) -> list[Callable[[], dict[Atom, int]]]:
-    """Every choice of counts, from the fewest units to the most."""
+def _choices(bundles: Sequence[Bundle], scope: Scope, budget: Budget) -> tuple[int, Choose]:
+    """How many choices of counts there are, and the i-th of them, from the fewest units to the most."""
     if scope == "layer":
         shares = sorted({k / b.traced for b in bundles for k in range(b.traced + 1)})
         if budget.metric == "units" and budget.relative:
             shares = [s for s in shares if s <= budget.at_most + 1e-9]
-        return [lambda s=s: {g.leaf: b.at_share(s) for b in bundles for g in b.groups} for s in shares]
-    levels = torch.cat([b.ranked for b in bundles]).unique(sorted=True).flip(0).tolist()
-    levels = [float("inf"), *levels]
-    return [lambda t=t: {g.leaf: b.at_score(t) for b in bundles for g in b.groups} for t in levels]
+        return len(shares), lambda i: {g.leaf: b.at_share(shares[i]) for b in bundles for g in b.groups}
+    owners = _ranked(bundles)
+
+    def best(i: int) -> dict[Atom, int]:
+        wanted = torch.bincount(owners[:i], minlength=len(bundles)).tolist()
+        return {g.leaf: b.count(n) for b, n in zip(bundles, wanted, strict=True) for g in b.groups}
+
+    return owners.numel() + 1, best
 
 
-def _limited(groups: Groups, budget: Budget) -> tuple[Budget, Cost, float, float]:
-    """(budget, cost at given counts, cost of the traced model, limit)."""
-    whole = cost_of(budget.metric, groups)
-    alive = counts(groups.alive)
+def _ranked(bundles: Sequence[Bundle]) -> Tensor:
+    """The bundle each unit belongs to, best units first; equal scores take turns, so that no bundle loses them all."""
+    owners = torch.cat([torch.full((b.left,), i) for i, b in enumerate(bundles)])
+    turns = torch.cat([torch.arange(b.left) / b.left for b in bundles]).sort(stable=True).indices
+    order = torch.cat([b.ranked for b in bundles])[turns].sort(descending=True, stable=True).indices
+    return owners[turns][order]
+
+
+def _largest(groups: Groups, budget: Budget, choices: int, choose: Choose) -> dict[Atom, int]:
+    """The last choice that the budget allows; costs never fall along the choices."""
+    whole, alive = cost_of(budget.metric, groups), counts(groups.alive)
     before = whole({})
     limit = budget.at_most * before if budget.relative else budget.at_most
-    return budget, lambda kept: whole({**alive, **kept}), before, limit
 
+    def cost(i: int) -> float:
+        return whole({**alive, **choose(i)})
 
-def _largest(
-    choices: Sequence[Callable[[], dict[Atom, int]]], limited: tuple[Budget, Cost, float, float]
-) -> dict[Atom, int]:
-    """The last choice within the limit; costs never fall along the choices."""
-    budget, cost, before, limit = limited
-    place = bisect_left(range(len(choices)), True, key=lambda i: cost(choices[i]()) > limit * (1 + 1e-12))
+    place = bisect_left(range(choices), True, key=lambda i: cost(i) > limit * (1 + 1e-12))
     if place == 0:
-        nearest = cost(choices[0]())
-        wanted = f"at most {budget.at_most:g}" + ("" if budget.relative else f" {budget.metric}")
-        raise BudgetError(
-            f"Budget({budget.metric!r}, {wanted}) cannot be reached: with the fewest units these groups allow, "
-            f"{nearest:,.0f} of {before:,.0f} {budget.metric} are left ({nearest / before:.3f}). Ask for at most "
-            f"{ceil(1000 * nearest / before) / 1000:g}, lower keep_at_least or round_to, or let more groups be pruned."
-        )
-    return choices[place - 1]()
+        raise _unreachable(budget, cost(0), before)
+    return choose(place - 1)
+
+
+def _unreachable(budget: Budget, nearest: float, before: float) -> BudgetError:
+    wanted = f"at most {budget.at_most:g}" + ("" if budget.relative else f" {budget.metric}")
+    possible = f"{ceil(1000 * nearest / before) / 1000:g}" if budget.relative else f"{nearest:.0f}"
+    return BudgetError(
+        f"Budget({budget.metric!r}, {wanted}) cannot be reached: with the fewest units these groups allow, "
+        f"{nearest:,.0f} of {before:,.0f} {budget.metric} are left ({nearest / before:.3f}). Ask for at most "
+        f"{possible}, lower keep_at_least or round_to, or let more groups be pruned."
+    )
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

@@ -16,6 +16,7 @@ from prunus.types import Progress
 try:
     import typer
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 except ModuleNotFoundError as error:
@@ -47,7 +48,7 @@ def run(
     images = done.rows[demo.DENSE].correct.numel()
     title = f"{task}, seed {seed}, {images} test images; latency: batch {demo.BATCH}, 1 thread, interleaved with dense"
     console.print(comparison(done.rows, title))
-    console.print(f"saved to {out}; {time.monotonic() - started:.0f} s")
+    console.print(f"saved to {escape(str(out))}; {time.monotonic() - started:.0f} s")
 
 
 @app.command()
@@ -63,7 +64,7 @@ def scan(
     from prunus.table import fixed_table, group_tree
 
     graph = trace(*made(target))
-    console.print(str(graph), highlight=False)
+    console.print(escape(str(graph)), highlight=False)
     console.print(group_tree(group(graph)))
     console.print(fixed_table(graph))
 
@@ -75,14 +76,14 @@ def made(target: str) -> tuple[Any, Any]:
         raise RecipeError(f"{target!r} is not of the form package.module:make, such as my_nets:make.")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        make = getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as missing:
         raise RecipeError(
             f"{target!r}: no module {missing.name!r} here or installed; run from its folder."
         ) from missing
-    except AttributeError:
-        raise RecipeError(f"{target!r}: module {module!r} has no {attribute!r}.") from None
-    pair = make()
+    if not hasattr(found, attribute):
+        raise RecipeError(f"{target!r}: module {module!r} has no {attribute!r}.")
+    pair = getattr(found, attribute)()
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise RecipeError(f"{target}() returned a {type(pair).__name__}; expected (model, inputs).")
     return pair
@@ -97,12 +98,12 @@ def shown_progress() -> Generator[Progress]:
         def tell(what: str, _done: int, total: int) -> None:
             if what not in told:
                 told.add(what)
-                console.print(f"{what} ({total} steps)", highlight=False)
+                console.print(f"{escape(what)} ({total} steps)", highlight=False)
 
         yield tell
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -124,5 +125,5 @@ def main() -> None:
     try:
         app()
     except PrunusError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False)
+        console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}", highlight=False)
         raise SystemExit(2) from None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from prunus.graph.axes import Atom, Axis
 from prunus.graph.graph import Graph
 from prunus.graph.groups import Groups
+from prunus.graph.nest import input_tensors
 from prunus.graph.width import Keep, counts, length
 
 Kept = Mapping[Atom, int]
@@ -20,7 +21,7 @@ def cost_of(metric: str, groups: Groups) -> Cost:
 
 
 def predict(graph: Graph, keep: Keep) -> dict[str, tuple[float, float]]:
-    """(before, after) of parameters and MACs; before is the traced model."""
+    """(before, after) of parameters and MACs; before is the traced model, on the first example."""
     kept = counts(keep)
     costs = {"params": _params(graph), "macs": _macs(graph)}
     return {name: (cost({}), cost(kept)) for name, cost in costs.items()}
@@ -37,9 +38,15 @@ def _params(graph: Graph) -> Cost:
 
 
 def _macs(graph: Graph) -> Cost:
-    """Multiply-accumulates of the traced call in eval mode, bias and elementwise operations not counted."""
+    """Multiply-accumulates of the first example in eval mode; bias and elementwise operations are not counted.
+
+    What was traced may be another batch: leaves that follow an input have the size of the example.
+    """
     notes = [graph.eval.inferred.notes.get(n.name) for n in graph.eval.program.nodes]
-    return _sum_of_products([note.macs for note in notes if note is not None and note.macs is not None])
+    cost = _sum_of_products([note.macs for note in notes if note is not None and note.macs is not None])
+    shapes = [t.shape for t in input_tensors(graph.examples[0]).values()]
+    own = {leaf: shapes[index][dim] for leaf, (index, dim) in graph.leaves.moving.items()}
+    return lambda kept: cost({**kept, **own})
 
 
 def _sum_of_products(terms: list[tuple[Axis, ...]]) -> Cost:

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from prunus import criteria, schedules
 from prunus.allocate import Scope, allocate
 from prunus.apply.shrink import shrink
+from prunus.cost import cost_of
 from prunus.criteria import Criterion
-from prunus.errors import BudgetError, GroupError
+from prunus.errors import BudgetError, CriterionError, GroupError, MeasureError, RecoverError, TraceError
 from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Groups
 from prunus.graph.private import unwrap
 from prunus.graph.trace import trace
 from prunus.measure import measure
+from prunus.measure.untouched import untouched
 from prunus.patterns import Channel
 from prunus.plan import Plan
 from prunus.result import Result
@@ -30,7 +32,7 @@ from prunus.score import Reduce, score
 from prunus.statistics import paired
 from prunus.types import Batch, Budget, Evaluate, Inputs, Loss, Progress, Recover
 
-_METRICS = ("params", "macs", "bytes", "latency_ms")
+REPORTED = ("params", "macs", "bytes", "latency_ms")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +70,10 @@ def prune(
     loss: Loss | None = None,
     recover: Recover | None = None,
     evaluate: Evaluate | None = None,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
     inexact: bool = False,
+    outputs: Sequence[str] | None = None,
     run_dir: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -89,18 +92,18 @@ def prune(
         evaluate: `evaluate(model)` -> one score a sample (n,), for intervals and a paired test; or a bare number.
         only, skip: globs of group names, or of modules that make them; `inexact=True` also prunes groups whose
             removal changes the statistic of a normalisation.
+        outputs: entries of a mapping result that count, see `trace`; axes of all other results are free.
         run_dir: finished rounds are kept there; the same call again goes on after the last one.
 
     Raises the errors of the steps it calls: `TraceError`, `GroupError`, `CriterionError`, `BudgetError`, `ProofError`.
     """
-    if rounds < 1:
-        raise BudgetError(f"rounds={rounds}; expected at least 1.")
+    _check_door(model, budget, criterion, rounds)
     ask = Ask(
         budget, criterion, scope, reduce, keep_at_least, schedule, rounds, data, loss, recover, evaluate, seed, progress
     )
     model = unwrap(model)
-    graph = trace(model, inputs)
-    groups = _chosen(group(graph, pattern=pattern or Channel()), only, skip, inexact)
+    graph = trace(model, inputs, outputs=outputs)
+    groups = _chosen(group(graph, pattern=pattern or Channel()), _globs(only), _globs(skip), inexact)
     return _measured(ask, model, graph, *_loop(ask, model, groups, Rounds.at(run_dir, model, groups, _settings(ask))))
 
 
@@ -115,7 +118,7 @@ def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.
         cut = _quality(ask, small)
         if ask.recover is not None:
             _tell(ask, f"round {done + 1}: recover", done)
-            small = ask.recover(small) or small
+            small = _recovered(ask.recover, small)
         costs = {name: after for name, (_, after) in plan.costs.items()}
         history.append({"round": done + 1, **costs, "cut": cut, "recovered": _quality(ask, small)})
         kept.keep(small, plan, history)
@@ -123,20 +126,48 @@ def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.
     return small, plan, history
 
 
+def _check_door(model: Any, budget: Any, criterion: Any, rounds: int) -> None:
+    """Arguments that would fail only after minutes, or with an error of another's."""
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"The model is a {type(model).__name__}; expected a torch.nn.Module.")
+    if not isinstance(budget, Budget):
+        raise BudgetError(f'budget={budget!r}; expected a Budget, such as prunus.Budget("macs", at_most=0.5).')
+    if not callable(criterion):
+        raise CriterionError(f"criterion={criterion!r}; expected a function, such as prunus.criteria.magnitude.")
+    if rounds < 1:
+        raise BudgetError(f"rounds={rounds}; expected at least 1.")
+
+
+def _globs(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
+
+
+def _recovered(recover: Recover, small: nn.Module) -> nn.Module:
+    """The model that `recover` returns, or the one it was given to train in place."""
+    given: Any = recover(small)
+    if given is not None and not isinstance(given, nn.Module):
+        raise RecoverError(
+            f"recover(model) returned a {type(given).__name__}; expected the trained model, or None for the model it "
+            "was given. Is it the last loss?"
+        )
+    return small if given is None else given
+
+
 def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
     """The plan of one round, pure: nothing is cut yet."""
-    target = _target(ask, number)
+    target = _target(ask, here, number)
     scores = score(small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=ask.seed + number)
     plan = allocate(here, scores, target, scope=ask.scope, keep_at_least=ask.keep_at_least)
     return replace(plan, provenance={**plan.provenance, **_settings(ask)})
 
 
-def _target(ask: Ask, number: int) -> Budget:
+def _target(ask: Ask, groups: Groups, number: int) -> Budget:
     """The budget of one round: the way from the whole model to the target, as far as the schedule says."""
-    if number == ask.rounds or not ask.budget.relative:
+    if number == ask.rounds:
         return ask.budget
-    reached = ask.schedule(number / ask.rounds)
-    return replace(ask.budget, at_most=1 - (1 - ask.budget.at_most) * min(max(reached, 0.0), 1.0))
+    whole = 1.0 if ask.budget.relative else cost_of(ask.budget.metric, groups)({})
+    reached = min(max(ask.schedule(number / ask.rounds), 0.0), 1.0)
+    return replace(ask.budget, at_most=whole - (whole - min(ask.budget.at_most, whole)) * reached)
 
 
 def _chosen(groups: Groups, only: Sequence[str], skip: Sequence[str], inexact: bool) -> Groups:
@@ -156,8 +187,8 @@ def _measured(
 ) -> Result:
     _tell(ask, "measure", ask.rounds)
     inputs: Inputs = graph.examples[0]
-    taken = measure(small, inputs, _METRICS, against=model)
-    after, before = taken[: len(_METRICS)], taken[len(_METRICS) :]
+    taken = measure(small, inputs, REPORTED, against=model)
+    after, before = taken[: len(REPORTED)], taken[len(REPORTED) :]
     if ask.evaluate is None:
         return Result(small, graph, plan, before, after, None, tuple(history))
     scores = [_scores(ask.evaluate, m) for m in (model, small)]
@@ -171,12 +202,14 @@ def _measured(
 
 
 def _scores(evaluate: Evaluate, model: nn.Module) -> Tensor | float:
-    training = model.training
-    try:
-        with torch.no_grad():
-            return evaluate(model.eval())
-    finally:
-        model.train(training)
+    with untouched(model), torch.no_grad():
+        given: Any = evaluate(model)
+    if not isinstance(given, Tensor | float | int):
+        raise MeasureError(
+            f"evaluate(model) returned a {type(given).__name__}; expected one score a sample, a tensor of shape "
+            "(n,), or a number."
+        )
+    return given
 
 
 def _quality(ask: Ask, model: nn.Module) -> float | None:

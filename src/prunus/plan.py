@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prunus.errors import ArtifactError, GroupError, PlanError
-from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph
 from prunus.graph.groups import Groups
 from prunus.graph.width import Keep
@@ -70,6 +69,11 @@ class Plan:
                 "These plans were made on two traces of one model. Make the following plan with groups.at(plan), or "
                 "save it and load it with load_plan(directory, groups)."
             )
+        if not _same_units(following.groups.alive, self.left):
+            raise PlanError(
+                "The following plan does not start where this one ends. Make it from the groups this plan leaves: "
+                "groups.at(plan)."
+            )
         items = {g.name: g for g in (*self.groups, *following.groups)}
         keep = {name: mask.clone() for name, mask in self.keep.items()}
         for name, mask in following.keep.items():
@@ -81,7 +85,8 @@ class Plan:
         """Write `plan.json` and `plan.safetensors` (one bit a unit)."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        masks = {**_named_masks(self.groups), **{n: self.left[self.groups[n].leaf] for n in self.keep}}
+        left = self.left
+        masks = {group.name: left[group.leaf] for group in self.groups.every if group.leaf in left}
         save_file({name: pack(mask) for name, mask in masks.items()}, folder / "plan.safetensors")
         facts = {
             "structure": self.graph.structure,
@@ -104,7 +109,7 @@ class Plan:
 
 
 def load_plan(directory: str | Path, groups: Groups) -> Plan:
-    """Read a saved plan and bind it to the groups of a traced model of the same structure.
+    """Read a saved plan and bind it to a traced model of the same structure: all that it and earlier plans removed.
 
     Raises `PlanError` for a model of another structure, `ArtifactError` for a missing or damaged file.
     """
@@ -127,9 +132,9 @@ def load_plan(directory: str | Path, groups: Groups) -> Plan:
             "Trace the model it was made for; its weights may differ, its operations and shapes may not."
         )
     try:
-        return Plan(groups, keep, budget, costs, provenance)
+        return Plan(replace(groups, items=groups.every, alive={}), keep, budget, costs, provenance)
     except GroupError as error:
-        raise PlanError(f"The plan in {folder} names a group that these groups leave out: {error}") from error
+        raise PlanError(f"The plan in {folder} names a group that this model does not have: {error}") from error
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -151,7 +156,7 @@ def unpack(bits: Tensor, size: int) -> Tensor:
     return mask[:size].clone()
 
 
-def _named_masks(groups: Groups) -> dict[str, Tensor]:
-    """Earlier removals of groups still up for pruning."""
-    names: dict[Atom, str] = {g.leaf: g.name for g in groups}
-    return {names[leaf]: mask for leaf, mask in groups.alive.items() if leaf in names}
+def _same_units(a: Keep, b: Keep) -> bool:
+    """Do two sets of leaves keep the same units? Leaves that are not named stay whole."""
+    whole = torch.ones(1, dtype=torch.bool)
+    return all(bool((a.get(leaf, whole) == b.get(leaf, whole)).all()) for leaf in {*a, *b})

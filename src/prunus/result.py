@@ -48,7 +48,7 @@ def shown(m: Measurement) -> str:
     '1,234,567'
     """
     mark = " (estimate)" if m.estimated else ""
-    if m.metric == "accuracy":
+    if m.metric == "accuracy" and 0 <= m.value <= 1:
         spread = f" [{m.spread[0] * 100:.1f}, {m.spread[1] * 100:.1f}]" if m.spread else ""
         return f"{m.value * 100:.1f} %{spread}{mark}"
     if m.spread is not None:
@@ -58,7 +58,8 @@ def shown(m: Measurement) -> str:
 
 def _change(old: Measurement, new: Measurement) -> str:
     if old.metric == "accuracy":
-        return f"{(new.value - old.value) * 100:+.1f} points"
+        shares = min(old.value, new.value) >= 0 and max(old.value, new.value) <= 1
+        return f"{(new.value - old.value) * 100:+.1f} points" if shares else f"{new.value - old.value:+.4g}"
     return f"{new.value / old.value:.3f}x" if old.value else "-"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as dump
 from torch import Tensor, nn
@@ -18,9 +20,9 @@ from prunus.apply.shrink import shrink
 from prunus.apply.surgery import replace_state
 from prunus.errors import ArtifactError
 from prunus.graph.groups import Groups
+from prunus.graph.layout import in_format, is_channels_last
 from prunus.graph.private import state_of
 from prunus.plan import Plan, load_plan
-from prunus.save.layout import in_format, is_channels_last
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +42,21 @@ class Rounds:
         kept = sorted(self.folder.glob("round-[0-9][0-9][0-9]")) if self.folder else []
         if not kept:
             return model, None, []
-        facts: dict[str, Any] = json.loads((kept[-1] / "history.json").read_text())
-        if facts["run"] != self.digest:
+        with _damage_named(kept[-1]):
+            facts: dict[str, Any] = json.loads((kept[-1] / "history.json").read_text())
+            run, history = facts["run"], list(facts["history"])
+        if run != self.digest:
             raise ArtifactError(
                 f"{self.folder} holds rounds of another run: its model, groups or settings differ from these. "
                 "Choose another run_dir, or remove that one to start afresh."
             )
-        plan = load_plan(kept[-1], self.groups)
+        with _damage_named(kept[-1]):
+            plan, state = load_plan(kept[-1], self.groups), load_file(kept[-1] / "state.safetensors")
         small = shrink(model, plan, verify=False)
-        state = load_file(kept[-1] / "state.safetensors")
-        replace_state(
-            small, {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}, self.groups.graph.aliases
-        )
-        return small, plan, list(facts["history"])
+        with _damage_named(kept[-1]):
+            laid = {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}
+        replace_state(small, laid, self.groups.graph.aliases)
+        return small, plan, history
 
     def keep(self, small: nn.Module, plan: Plan, history: list[Mapping[str, Any]]) -> None:
         """Write a finished round; it appears whole or not at all."""
@@ -67,6 +71,17 @@ class Rounds:
         save_file(tensors, started / "state.safetensors")
         (started / "history.json").write_text(json.dumps({"run": self.digest, "history": history}) + "\n")
         started.rename(made)
+
+
+@contextmanager
+def _damage_named(kept: Path) -> Generator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ArtifactError) as error:
+        raise ArtifactError(
+            f"{kept} is no whole round ({type(error).__name__}: {error}), most likely cut short or changed since; "
+            "remove it to go on from the round before."
+        ) from error
 
 
 def _laid_like(tensor: Tensor, like: Tensor) -> Tensor:

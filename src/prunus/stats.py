@@ -40,18 +40,21 @@ class Stats:
         return self.mean(lambda g, _: g)
 
     def mean(self, of: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-        """Mean over batches of `of(gradient, weight)`, in eval mode, for every parameter the loss reaches."""
+        """Mean over batches of `of(gradient, weight)`, both in float32, for every parameter, frozen ones too.
+
+        The model runs in eval mode; half precision would underflow in squares.
+        """
         data, loss = self._needed()
-        model = private_copy(self.model).eval()
+        model = _all_trainable(private_copy(self.model).eval())
         named = [(n, p) for n, p in model.named_parameters() if n in self.names and p.requires_grad]
-        total = {name: torch.zeros_like(p) for name, p in named}
+        total = {name: torch.zeros(p.shape, device=p.device) for name, p in named}
         count = 0
         for batch in data:
             grads = torch.autograd.grad(self._loss(model, batch, loss), [p for _, p in named], allow_unused=True)
             reached: list[Tensor | None] = list(grads)
             for (name, p), g in zip(named, reached, strict=True):
                 if g is not None:
-                    total[name] += of(g.detach(), p.detach())
+                    total[name] += of(g.detach().float(), p.detach().float())
             count += 1
         if count == 0:
             raise CriterionError("The data gave no batch; a criterion with gradients needs at least one.")
@@ -83,3 +86,13 @@ class Stats:
                 "expected one finite number."
             )
         return value
+
+
+def _all_trainable(copy: nn.Module) -> nn.Module:
+    """Give a private copy parameters of its own, on the same storage, that all require gradients."""
+    own: dict[int, nn.Parameter] = {}
+    for module in copy.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            own.setdefault(id(p), nn.Parameter(p.detach(), requires_grad=p.is_floating_point()))
+            setattr(module, name, own[id(p)])
+    return copy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -18,12 +19,12 @@ _COUPLED_SHOWN = 6
 
 def comparison(rows: Mapping[str, Row], title: str) -> Table:
     """One row a model: costs, latency beside the dense model's, accuracy with interval, paired drop with interval."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     headings = ("model", "params", "MACs", "KiB", "latency, ms", "of dense", "accuracy, %", "drop, points", "p")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, row in rows.items():
-        table.add_row(name, *_costs(row), *_quality(row, rows[DENSE], name == DENSE))
+        table.add_row(escape(name), *_costs(row), *_quality(row, rows[DENSE], name == DENSE))
     return table
 
 
@@ -54,23 +55,23 @@ def _quality(row: Row, dense: Row, is_dense: bool) -> tuple[str, str, str]:
 
 def group_tree(groups: Groups) -> Tree:
     """Groups under the modules that make them: size, kind, and what is coupled."""
-    root = Tree(f"[bold]{groups.graph.model_class}[/bold]: {len(groups)} groups, {sum(g.size for g in groups)} units")
+    units = sum(g.size for g in groups)
+    root = Tree(f"[bold]{escape(groups.graph.model_class)}[/bold]: {len(groups)} groups, {units} units")
     branches: dict[str, Tree] = {"": root}
     for group in groups:
         path = group.name.partition(":")[0].partition("#")[0]
         parent = _branch(branches, path.rpartition(".")[0])
-        note = "" if group.exact else f"  [yellow]inexact: {group.why}[/yellow]"
-        leaf = parent.add(
-            f"[bold]{group.name.removeprefix(path.rpartition('.')[0] + '.')}[/bold]  {group.size} {group.kind}{note}"
-        )
-        leaf.add(f"[dim]{_coupled(group)}[/dim]")
+        note = "" if group.exact else f"  [yellow]inexact: {escape(group.why)}[/yellow]"
+        name = escape(group.name.removeprefix(path.rpartition(".")[0] + "."))
+        leaf = parent.add(f"[bold]{name}[/bold]  {group.size} {group.kind}{note}")
+        leaf.add(f"[dim]{escape(_coupled(group))}[/dim]")
     return root
 
 
 def _branch(branches: dict[str, Tree], path: str) -> Tree:
     if path not in branches:
         above, _, name = path.rpartition(".")
-        branches[path] = _branch(branches, above).add(name)
+        branches[path] = _branch(branches, above).add(escape(name))
     return branches[path]
 
 
@@ -96,5 +97,5 @@ def fixed_table(graph: Graph) -> Table:
     for where, why in graph.fixed.items():
         reasons.setdefault(why, []).append(where)
     for why, where in reasons.items():
-        table.add_row(why, _some(where))
+        table.add_row(escape(why), escape(_some(where)))
     return table

@@ -22,7 +22,7 @@ Recover: TypeAlias = Callable[[nn.Module], "nn.Module | None"]
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 
-METRICS = ("units", "params", "macs")
+BUDGETS = ("units", "params", "macs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +74,16 @@ class Budget:
     relative: bool = True
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            near = get_close_matches(self.metric, METRICS, n=1)
+        if self.metric not in BUDGETS:
+            near = get_close_matches(self.metric, BUDGETS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise BudgetError(f"Unknown budget metric {self.metric!r}; expected one of {', '.join(METRICS)}.{hint}")
+            raise BudgetError(f"Unknown budget metric {self.metric!r}; expected one of {', '.join(BUDGETS)}.{hint}")
+        given: Any = self.at_most
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            raise BudgetError(
+                f"at_most={self.at_most!r} of Budget({self.metric!r}) is a {type(self.at_most).__name__}; "
+                "expected a number."
+            )
         if self.relative and not 0 < self.at_most <= 1:
             raise BudgetError(
                 f"Budget({self.metric!r}, at_most={self.at_most}) is outside (0, 1]: a relative budget is the share "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prunus.graph.fit import fit, fit_constants
 from prunus.graph.graph import Graph
 from prunus.graph.interpret import GraphModel
+from prunus.graph.layout import in_format, is_channels_last
 from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
 from prunus.graph.width import Keep, mask_of, touched
@@ -28,9 +29,7 @@ def cut_one(graph: Graph, name: str, tensor: Tensor, keep: Keep, alive: Keep) ->
             stays = mask_of(axis, keep)[mask_of(axis, alive)]
             if not bool(stays.all()):
                 tensor = tensor.index_select(dim, stays.nonzero().flatten().to(tensor.device))
-    if tensor is not whole and whole.ndim == 4 and whole.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return tensor
+    return tensor if tensor is whole or not is_channels_last(whole) else in_format(tensor, channels_last=True)
 
 
 def graph_model(graph: Graph, model: nn.Module, keep: Keep, alive: Keep) -> GraphModel:

@@ -18,7 +18,7 @@ from prunus.types import Inputs
 def redrawer(graph: Graph, state: Mapping[str, Tensor], seed: int = 0) -> Callable[[str], Tensor]:
     """State name -> the same values at each call for one seed, in float64: scales and variances in [0.5, 1.5], biases
     and weights normal, weights with the variance that keeps activations in range. Integers stay as they are. What was
-    drawn is kept in float32.
+    drawn is kept in float32, on the device of the state; it is drawn on the CPU, so alike for every device.
     """
     biases = _biases(graph)
 
@@ -30,10 +30,10 @@ def redrawer(graph: Graph, state: Mapping[str, Tensor], seed: int = 0) -> Callab
             return given
         if given.ndim >= 2:
             fan_in = max(1, given.numel() // given.shape[0])
-            return torch.randn(given.shape, generator=random).mul_(fan_in**-0.5)
+            return torch.randn(given.shape, generator=random).mul_(fan_in**-0.5).to(given.device)
         if name in biases:
-            return torch.randn(given.shape, generator=random).mul_(0.5)
-        return torch.rand(given.shape, generator=random).add_(0.5)
+            return torch.randn(given.shape, generator=random).mul_(0.5).to(given.device)
+        return torch.rand(given.shape, generator=random).add_(0.5).to(given.device)
 
     def drawn(name: str) -> Tensor:
         values = draw(name)
@@ -64,5 +64,7 @@ def redraw_inputs(inputs: Inputs) -> Inputs:
 def _redraw(tensor: Tensor) -> Tensor:
     random = torch.Generator().manual_seed(tensor.shape[-1] if tensor.ndim else 0)
     if tensor.dtype.is_floating_point:
-        return torch.randn(tensor.shape, generator=random, dtype=torch.float64)
-    return tensor[..., torch.randperm(tensor.shape[-1], generator=random)] if tensor.ndim else tensor.clone()
+        return torch.randn(tensor.shape, generator=random, dtype=torch.float64).to(tensor.device)
+    if not tensor.ndim:
+        return tensor.clone()
+    return tensor[..., torch.randperm(tensor.shape[-1], generator=random).to(tensor.device)]

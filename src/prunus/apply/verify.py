@@ -17,6 +17,7 @@ from prunus.apply.check import Check
 from prunus.apply.witness import unwitnessed
 from prunus.graph.private import unwrap
 from prunus.plan import Plan
+from prunus.score import check_shapes
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan) -> Proof:
 
     `small` must have the weights the cut gave it: prove before recovery. Raises `ProofError` naming the failed check.
     """
-    small = unwrap(small)
-    check = Check(unwrap(model), plan)
+    model, small = unwrap(model), unwrap(small)
+    check_shapes(model, plan.groups)
+    check = Check(model, plan)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         check.state_is_cut(small)
         check.user(small)

@@ -63,7 +63,7 @@ def _parameter(check: Check, group: Group) -> str:
 
 def _weighted(result: Tensor) -> Tensor:
     draw = torch.Generator().manual_seed(1)
-    return (result * torch.randn(result.shape, generator=draw, dtype=result.dtype)).sum()
+    return (result * torch.randn(result.shape, generator=draw, dtype=result.dtype).to(result.device)).sum()
 
 
 def _moves(check: Check, group: Group, name: str, changes: dict[str, Tensor]) -> bool:

@@ -6,8 +6,9 @@ readable operations (`linear`, `conv2d`, `layer_norm`, `scaled_dot_product_atten
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from prunus.graph.private import State, on_each_call, slots_of
 from prunus.types import Inputs
 
 _OVERLOAD = type(torch.ops.aten.relu.default)
+_LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.proxy_tensor")
+"""Loggers that print a traceback of torch's own for an error that `capture` explains."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +69,7 @@ def capture(
         taken.append((spec, skipped))
         return result
 
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta():
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta(), _quiet():
         try:
             trace = make_fx(
                 call,
@@ -84,6 +87,19 @@ def capture(
     mode = "train" if training else "eval"
     keys = [("state", name) for name in state.tensors] + [("input", path) for path in tensors]
     return _read(module, mode, keys, spec, skipped)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def annotate_modules(model: nn.Module) -> None:
@@ -162,9 +178,11 @@ def _explain(error: Exception, model: nn.Module, inputs: Inputs) -> TraceError:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model(*inputs.args, **inputs.kwargs)
     except Exception as own:  # noqa: BLE001
+        named = inputs.kwargs and not inputs.args
+        hint = " Here a dict is read as keyword arguments; for one dict argument pass ({...},)." if named else ""
         return TraceError(
             f"{name} refuses the example inputs ({shapes}): {type(own).__name__}: {_first_line(own)} "
-            "Pass inputs the model runs on: a tensor, a tuple of arguments, or a dict of keyword arguments."
+            f"Pass inputs the model runs on: a tensor, a tuple of arguments, or a dict of keyword arguments.{hint}"
         )
     return TraceError(
         f"{name} runs on the example inputs ({shapes}) but cannot be captured, most likely because its path depends "

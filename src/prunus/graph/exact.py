@@ -17,7 +17,7 @@ from prunus.graph.see import Place
 _ZERO_AT_ZERO = set(
     (
         "relu relu6 gelu silu tanh hardswish leaky_relu elu selu celu mish softsign neg sin tan erf sqrt square "
-        "abs sign floor ceil round trunc expm1 log1p asin atan sinh tanhshrink softshrink hardshrink positive "
+        "abs glu sign floor ceil round trunc expm1 log1p asin atan sinh tanhshrink softshrink hardshrink positive "
         "nan_to_num prelu dropout alpha_dropout feature_dropout clone contiguous alias detach lift_fresh_copy "
         "lift_fresh to type_as float half double bfloat16 _to_copy zeros_like zero view reshape _unsafe_view "
         "flatten unflatten ravel permute transpose swapaxes swapdims t mT numpy_T movedim moveaxis unsqueeze squeeze "
@@ -46,7 +46,7 @@ def inexact_leaves(program: Program, inferred: Inferred) -> dict[Atom, str]:
         if "." not in node.op:
             zeros[node.name] = here & zeros[node.args[0].name] if node.op == "getitem" else set()
             continue
-        for leaf, reason in _broken(node, inferred, zeros):
+        for leaf, reason in _broken(node, inferred, zeros) if node.name in inferred.live else ():
             reasons.setdefault(leaf, reason)
         zeros[node.name] = here & _zero_after(node, inferred, zeros)
     return reasons

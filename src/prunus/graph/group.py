@@ -38,7 +38,7 @@ def group(model: Graph | nn.Module, *, pattern: Channel | None = None) -> Groups
         raise GroupError(f"Nothing in this {model.model_class} can be pruned; every axis is fixed:\n{reasons}")
     names = {g.leaf: g.name for g in found}
     ties = tuple(tuple(names[leaf] for leaf in tie) for tie in ties_of(model, names.keys()))
-    return Groups(model, pattern, tuple(found), ties)
+    return Groups(model, pattern, tuple(found), ties, tuple(found))
 
 
 def _find(graph: Graph) -> list[Group]:

@@ -17,6 +17,8 @@ from prunus.graph.graph import Graph
 from prunus.graph.width import Keep, mask_of, touched
 from prunus.patterns import Channel
 
+KINDS = ("channel", "head", "kv_head", "head_dim", "conv_group", "trunk")
+
 
 @dataclass(frozen=True, eq=False)
 class Member:
@@ -72,6 +74,9 @@ class Groups:
     pattern: Channel
     items: tuple[Group, ...]
     ties: tuple[tuple[str, ...], ...] = ()
+    """Groups that must keep equally many units."""
+    every: tuple[Group, ...] = ()
+    """All groups of the graph, those left out by `only` and `skip` too."""
     alive: Keep = field(default_factory=dict[Atom, Tensor])
 
     def __iter__(self) -> Iterator[Group]:
@@ -94,7 +99,10 @@ class Groups:
         return {group.name: group for group in self.items}
 
     def only(self, *patterns: str, kind: str | Sequence[str] | None = None, exact: bool | None = None) -> Groups:
-        """Keep the groups that match a glob, a kind and exactness, whichever are given."""
+        """Keep the groups that match a glob, a kind and exactness, whichever are given.
+
+        A group tied to one that is left out is left out too: they must stay equally long.
+        """
         return self._filtered(lambda g: _chosen(g, patterns, kind, exact), patterns)
 
     def skip(self, *patterns: str, kind: str | Sequence[str] | None = None, exact: bool | None = None) -> Groups:
@@ -110,7 +118,10 @@ class Groups:
                     f"No group matches {pattern!r}. Globs are held against group names and the modules and state "
                     f"that make them, such as {', '.join(repr(g.name) for g in self.items[:3]) or 'none here'}."
                 )
-        return replace(self, items=tuple(group for group in self.items if choose(group)))
+        chosen = {group.name for group in self.items if choose(group)}
+        ties = tuple(tie for tie in self.ties if chosen.issuperset(tie))
+        held = {name for tie in self.ties if tie not in ties for name in tie}
+        return replace(self, items=tuple(g for g in self.items if g.name in chosen - held), ties=ties)
 
     def at(self, plan: Planned) -> Groups:
         """The same groups restricted to what a plan leaves."""
@@ -161,6 +172,8 @@ class Groups:
 
 def _chosen(group: Group, patterns: Sequence[str], kind: str | Sequence[str] | None, exact: bool | None) -> bool:
     kinds = [kind] if isinstance(kind, str) else kind
+    for unknown in set(kinds or ()) - set(KINDS):
+        raise GroupError(f"Unknown kind {unknown!r}; expected one of {', '.join(KINDS)}.")
     return (
         (not patterns or any(group.matches(p) for p in patterns))
         and (kinds is None or group.kind in kinds)

@@ -27,12 +27,14 @@ class Unruled:
 class Inferred:
     """The axes of every value of one program, and the notes its rules left.
 
-    `roots` names the state that each value made of state alone comes from.
+    `roots` names the state that each value made of state alone comes from, `live` the nodes that a result or an act in
+    place depends on.
     """
 
     axes: dict[str, tuple[Axes, ...]]
     notes: dict[str, Note]
     roots: dict[str, frozenset[str]]
+    live: frozenset[str]
     unruled: tuple[Unruled, ...]
 
     def of(self, name: str) -> Axes:
@@ -41,7 +43,7 @@ class Inferred:
 
 def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Algebra) -> Inferred:
     """Infer one program; `outside` holds the axes of state, inputs and constants, shared between programs."""
-    walk = _Walk(algebra)
+    walk = _Walk(algebra, _live(program))
     for node in program.nodes:
         if node.op in ("state", "input", "constant"):
             walk.axes[node.name] = (outside[node.op, node.args[0]],)
@@ -58,7 +60,7 @@ def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Al
     for name in program.outputs:
         for axis in walk.axes[name][0]:
             algebra.say(axis, "fixed", "an output of the model")
-    return Inferred(walk.axes, walk.notes, walk.roots, tuple(walk.unruled))
+    return Inferred(walk.axes, walk.notes, walk.roots, walk.live, tuple(walk.unruled))
 
 
 def axes_of(tensor: Tensor) -> Axes:
@@ -66,9 +68,20 @@ def axes_of(tensor: Tensor) -> Axes:
     return tuple(fresh(size) for size in tensor.shape)
 
 
+def _live(program: Program) -> frozenset[str]:
+    """Nodes that a result depends on, or an operation that acts in place."""
+    live = set(program.outputs)
+    for node in reversed(program.nodes):
+        if node.name in live or ("." in node.op and overload(node.op)._schema.is_mutable):
+            live.add(node.name)
+            live.update(ref.name for ref in node.refs())
+    return frozenset(live)
+
+
 class _Walk:
-    def __init__(self, algebra: Algebra) -> None:
+    def __init__(self, algebra: Algebra, live: frozenset[str]) -> None:
         self.algebra = algebra
+        self.live = live
         self.axes: dict[str, tuple[Axes, ...]] = {}
         self.out: dict[str, Out] = {}
         self.notes: dict[str, Note] = {}
@@ -78,11 +91,14 @@ class _Walk:
     def visit(self, node: Node) -> None:
         outs = _metas(node.out)
         see = See(self.algebra, outs)
+        said = len(self.algebra.facts)
         acts = bool(outs) or overload(node.op)._schema.is_mutable  # an operation may only write, and return nothing
         made = self._apply(see, node) if acts else ()
         if made is None:
             made = self._fix_all(node, outs)
             self.unruled.append(Unruled(node.op, node.module))
+        if node.name not in self.live:  # a result that nobody sees cannot make a removal inexact
+            self.algebra.facts[said:] = [f for f in self.algebra.facts[said:] if f.kind not in ("inexact", "trunk")]
         for axes, meta in zip(made, outs, strict=True):
             sizes = tuple(a.size for a in axes)
             assert sizes == meta.shape, f"{node.op} ({node.name}): rule says {sizes}, captured {meta.shape}"

@@ -20,7 +20,7 @@ Call = Callable[[Node, list[Any], dict[str, Any]], Any]
 
 @dataclass(frozen=True, eq=False)
 class Outside:
-    """What a program takes from outside: state, constants and inputs by key, and the device all live on."""
+    """What a program takes from outside: state, constants and inputs, each by its key."""
 
     state: Callable[[str], Tensor]
     constants: Mapping[str, Tensor]
@@ -127,6 +127,7 @@ class GraphModel(nn.Module):
         self.paths = list(paths)
         self.settings = dict(settings)
         self._constants = dict(constants)
+        self._moved: dict[torch.device, dict[str, Tensor]] = {}
         self._hidden = frozenset(hidden)
         trainable = set(parameters)
         for name, tensor in state.items():
@@ -173,8 +174,12 @@ class GraphModel(nn.Module):
 
     def _constants_on(self, inputs: Mapping[Path, Tensor]) -> dict[str, Tensor]:
         device = next((t.device for t in inputs.values()), torch.device("cpu"))
-        self._constants = {name: t.to(device) for name, t in self._constants.items()}
-        return self._constants
+        if device in self._moved:
+            return self._moved[device]
+        moved = {name: t.to(device) for name, t in self._constants.items()}
+        if all(type(t) is Tensor for t in moved.values()):  # not while it is captured, on fake tensors
+            self._moved[device] = moved
+        return moved
 
     def _check(self, inputs: Inputs, tensors: Mapping[Path, Tensor]) -> None:
         if set(tensors) != set(self.paths):

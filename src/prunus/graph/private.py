@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,22 @@ def private_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
     """Copy a model; its parameters are shared (or cloned, `share=False`), buffers and plain tensors cloned."""
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-                memo[id(value)] = value.detach().clone()
+        for attribute, value in vars(module).items():
+            if attribute not in ("_parameters", "_buffers", "_modules"):
+                memo |= {id(t): t.detach().clone() for t in _held(value, set()) if not isinstance(t, nn.Parameter)}
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.detach().clone()
     return copy.deepcopy(model, memo)
+
+
+def _held(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor in an attribute, those nested in dicts, lists and tuples included."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, Mapping) else value:  # pyright: ignore[reportUnknownVariableType]
+            yield from _held(item, seen)
 
 
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from prunus.graph.graph import Mode
 from prunus.graph.infer import Inferred
 from prunus.graph.interpret import operate
-from prunus.graph.node import Node, Ref, signature
+from prunus.graph.node import Node, Ref, overload, signature
 from prunus.graph.see import Place, Read
 from prunus.graph.width import Keep, mask_of, touched
 
@@ -64,7 +64,7 @@ def _source(bound: dict[str, Any], read: Read) -> Ref:
 def _mask_argument(bound: dict[str, Any], place: Place, dims: dict[int, Tensor]) -> None:
     value = bound[place.arg] if place.index is None else bound[place.arg][place.index]
     for dim, mask in dims.items():
-        value = torch.where(_along(mask, dim, value.ndim), value, value.new_zeros(()))
+        value = torch.where(_along(mask.to(value.device), dim, value.ndim), value, value.new_zeros(()))
     if place.index is None:
         bound[place.arg] = value
     else:
@@ -82,8 +82,6 @@ def _operate_bound(node: Node, bound: dict[str, Any]) -> Any:
 
 
 def _keyword_only(op: str) -> set[str]:
-    from prunus.graph.node import overload
-
     return {a.name for a in overload(op)._schema.arguments if a.kwarg_only}
 
 
@@ -96,9 +94,9 @@ def _mean(node: Node, bound: dict[str, Any], masks: Masks) -> Tensor:
 def _layer_norm(node: Node, bound: dict[str, Any], masks: Masks) -> Tensor:
     x: Tensor = bound["input"]
     over = list(range(-len(bound["normalized_shape"]), 0))
-    mask = torch.ones([], dtype=torch.bool)
+    mask = torch.ones([], dtype=torch.bool, device=x.device)
     for dim, kept in masks[Place("input")].items():
-        mask = mask & _along(kept, dim, x.ndim)
+        mask = mask & _along(kept.to(x.device), dim, x.ndim)
     count = mask.expand(*[1] * (x.ndim - len(over)), *x.shape[-len(over) :]).sum()
     centered = x if "rms" in node.op else torch.where(mask, x - x.sum(over, keepdim=True) / count, 0.0)
     eps = bound["eps"] if bound["eps"] is not None else torch.finfo(x.dtype).eps
@@ -109,7 +107,7 @@ def _layer_norm(node: Node, bound: dict[str, Any], masks: Masks) -> Tensor:
 def _group_norm(_: Node, bound: dict[str, Any], masks: Masks) -> Tensor:
     x: Tensor = bound["input"]
     groups: int = bound["num_groups"]
-    mask = masks[Place("input")][1].view(groups, -1).to(x.dtype)
+    mask = masks[Place("input")][1].view(groups, -1).to(x.device, x.dtype)
     y = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
     weight = mask[None, :, :, None]
     count = (weight.sum((2, 3), keepdim=True) * y.shape[-1]).clamp(min=1)

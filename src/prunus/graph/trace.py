@@ -43,6 +43,8 @@ def trace(model: nn.Module, inputs: Any, *, outputs: Sequence[str] | None = None
     state = state_of(mine)
     first, evaluated = _capture_eval(mine, state, examples[0], outputs)
     trained, train_error = _capture_train(mine, state, first, outputs)
+    for number, example in enumerate(examples[1:], 2):
+        _check_alike(number, mine, state, example, outputs, evaluated)
     graph = _infer(type(model).__name__, state, plain, examples, first, evaluated, trained, train_error)
     return replace(graph, integers=integers_of(model))
 
@@ -84,6 +86,22 @@ def _capture_train(
         return capture(mine, state, inputs, training=True, outputs=outputs), ""
     except TraceError as error:
         return None, str(error)
+
+
+def _check_alike(
+    number: int, mine: nn.Module, state: State, example: Inputs, outputs: Sequence[str] | None, first: Captured
+) -> None:
+    """Every further example must run the same operations as the first."""
+    hint = "A list means several examples; pass a tuple for several arguments."
+    try:
+        other = capture(mine, state, example, training=False, outputs=outputs)
+    except TraceError as error:
+        raise TraceError(f"Example {number}: {error} {hint}") from error
+    if [node.op for node in other.program.nodes] != [node.op for node in first.program.nodes]:
+        raise TraceError(
+            f"Example {number} runs other operations than the first, so one graph cannot stand for both. Prune for one "
+            f"kind of call at a time. {hint}"
+        )
 
 
 def _deterministic(captured: Captured) -> Captured:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -10,24 +10,25 @@ import torch
 
 from prunus.errors import ArtifactError
 from prunus.graph.capture import Program
-from prunus.graph.node import Node, Ref, overload
+from prunus.graph.node import Node, Ref, overload, signature
 from prunus.graph.rules import RULES
 
 _WITHOUT_RULE = set(
     (
         "topk sort argsort nonzero unique one_hot bucketize searchsorted scatter scatter_add index_put index_add "
-        "index_copy index_fill masked_select take take_along_dim cumsum cross cdist glu grid_sampler "
-        "affine_grid_generator upsample_trilinear3d upsample_nearest3d native_layer_norm native_group_norm prelu "
-        "rnn_tanh lstm gru unfold im2col col2im fold detach rot90 diff linspace logspace eye meshgrid "
-        "tril_indices triu_indices complex view_as_real view_as_complex bernoulli remainder isin isclose std_mean "
-        "var_mean histc multi_head_attention new_empty unsafe_split fused_moving_avg_obs_fake_quant alias_copy "
-        "result_type is_floating_point count_nonzero unsafe_chunk celu lerp addr vander outer ger inner kron "
-        "trace diag diagonal diag_embed logical_not"
+        "index_copy index_fill masked_select take take_along_dim cross cdist grid_sampler "
+        "affine_grid_generator upsample_trilinear3d upsample_nearest3d native_layer_norm native_group_norm "
+        "rnn_tanh lstm gru unfold im2col col2im fold rot90 diff linspace logspace eye meshgrid "
+        "tril_indices triu_indices complex view_as_real view_as_complex isin isclose std_mean "
+        "var_mean histc multi_head_attention unsafe_split fused_moving_avg_obs_fake_quant alias_copy "
+        "result_type is_floating_point count_nonzero unsafe_chunk addr vander outer ger inner kron "
+        "trace diag diagonal diag_embed"
     ).split()
 )
 ALLOWED = frozenset(name.partition(".")[0] for name in RULES) | _WITHOUT_RULE
 """ATen names (without overload and in-place underscore) that a file may name. None reads files or prints."""
 
+_OVERLOAD = type(overload("aten.relu.default"))
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
     for name in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
@@ -63,12 +64,36 @@ def decode_program(data: Mapping[str, Any]) -> Program:
         node = Node(str(entry["name"]), _allowed(str(entry["op"])), tuple(decode(a) for a in entry["args"]), kwargs)
         if unknown := [ref.name for ref in node.refs() if ref.name not in known]:
             raise ArtifactError(f"{node.name!r} reads {unknown[0]!r}, which nothing before it makes.")
+        _check_arguments(node)
         known.add(node.name)
         nodes.append(node)
     outputs = tuple(str(name) for name in data["outputs"])
     if not set(outputs) <= known:
         raise ArtifactError("The results name values that nothing makes.")
     return Program(tuple(nodes), outputs, data["spec"])
+
+
+def _check_arguments(node: Node) -> None:
+    """The arguments are those that the operation takes, so that the program runs."""
+    names, required, positional = _signature(node.op)
+    given = {*positional[: len(node.args)], *node.kwargs}
+    where = f"{node.name!r} ({node.op})"
+    if len(node.args) > len(positional):
+        raise ArtifactError(f"{where} has {len(node.args)} arguments; it takes {len(positional)}. The file is damaged.")
+    if odd := [name for name in node.kwargs if name not in names]:
+        raise ArtifactError(f"{where} takes no argument {odd[0]!r}; was the file written by another version of torch?")
+    if lacking := [name for name in required if name not in given]:
+        raise ArtifactError(f"{where} lacks its argument {lacking[0]!r}. The file is damaged; save the model again.")
+
+
+def _signature(op: str) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """The arguments an operation knows, those it must have, and those it takes by position."""
+    if "." not in op:
+        own = ("value", "index") if op == "getitem" else ("key",)
+        return own, own, own
+    names, defaults = signature(op)
+    by_position = [a.name for a in overload(op)._schema.arguments if not a.kwarg_only]
+    return names, [name for name in names if name not in defaults], by_position
 
 
 def _allowed(op: str) -> str:
@@ -83,11 +108,11 @@ def _allowed(op: str) -> str:
             "If it only computes, please report it."
         )
     try:
-        overload(op)
+        known = isinstance(overload(op), _OVERLOAD)
     except AttributeError:
-        raise ArtifactError(
-            f"This version of torch has no operation {op!r}; was the file written by another?"
-        ) from None
+        known = False
+    if not known:
+        raise ArtifactError(f"This version of torch has no operation {op!r}; was the file written by another?")
     return op
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from prunus.apply.surgery import Edit, apply_edits, read_integer, replace_state
 from prunus.errors import ArtifactError
 from prunus.graph.interpret import GraphModel
+from prunus.graph.layout import in_format
 from prunus.graph.private import state_of
 from prunus.save.encode import decode_program
-from prunus.save.layout import in_format
 from prunus.save.write import CONSTANT, FORMAT
 
 
@@ -32,11 +33,25 @@ def load(directory: str | Path, make_model: Callable[[], nn.Module] | None = Non
     folder = Path(directory)
     tensors = _weights(folder)
     graph = _described(folder, "graph.json")
-    last = set(graph["channels_last"])
-    state = {n: in_format(t, n in last) for n, t in tensors.items() if not n.startswith(CONSTANT)}
-    if make_model is None:
-        return _as_graph(folder, graph, state, tensors).eval()
-    return _as_class(folder, graph, state, make_model()).eval()
+    model = None if make_model is None else make_model()
+    with _damage_named(folder, "graph.json" if model is None else "graph.json or surgery.json"):
+        last = set(graph["channels_last"])
+        state = {n: in_format(t, n in last) for n, t in tensors.items() if not n.startswith(CONSTANT)}
+        if model is None:
+            return _as_graph(graph, state, tensors).eval()
+        return _as_class(folder, graph, state, model).eval()
+
+
+@contextmanager
+def _damage_named(folder: Path, name: str) -> Generator[None]:
+    """Whatever the entries of a JSON file of ours lead to when they are not as written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder}: {name} is damaged ({type(error).__name__}: {error}): an entry is missing or not as prunus "
+            "writes it, though its format and weights are right. Copy or save the model again."
+        ) from error
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -65,26 +80,21 @@ def _described(folder: Path, name: str) -> dict[str, Any]:
     return data  # pyright: ignore[reportUnknownVariableType]
 
 
-def _as_graph(
-    folder: Path, graph: dict[str, Any], state: dict[str, Tensor], tensors: Mapping[str, Tensor]
-) -> GraphModel:
-    try:
-        programs = graph["programs"]
-        train = None if programs["train"] is None else decode_program(programs["train"])
-        parameters: dict[str, bool] = graph["parameters"]
-        given = {n: t.requires_grad_(bool(parameters[n])) if n in parameters else t for n, t in state.items()}
-        return GraphModel(
-            (decode_program(programs["eval"]), train),
-            given,
-            parameters,
-            {n.removeprefix(CONSTANT): t for n, t in tensors.items() if n.startswith(CONSTANT)},
-            graph["aliases"],
-            graph["hidden"],
-            [tuple(path) for path in graph["paths"]],
-            {tuple(path): value for path, value in graph["settings"]},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ArtifactError(f"{folder / 'graph.json'} is damaged ({type(error).__name__}: {error}).") from error
+def _as_graph(graph: dict[str, Any], state: dict[str, Tensor], tensors: Mapping[str, Tensor]) -> GraphModel:
+    programs = graph["programs"]
+    train = None if programs["train"] is None else decode_program(programs["train"])
+    parameters: dict[str, bool] = graph["parameters"]
+    given = {n: t.requires_grad_(bool(parameters[n])) if n in parameters else t for n, t in state.items()}
+    return GraphModel(
+        (decode_program(programs["eval"]), train),
+        given,
+        parameters,
+        {n.removeprefix(CONSTANT): t for n, t in tensors.items() if n.startswith(CONSTANT)},
+        graph["aliases"],
+        graph["hidden"],
+        [tuple(path) for path in graph["paths"]],
+        {tuple(path): value for path, value in graph["settings"]},
+    )
 
 
 def _as_class(folder: Path, graph: dict[str, Any], state: dict[str, Tensor], model: nn.Module) -> nn.Module:

@@ -18,20 +18,24 @@ from prunus.apply.surgery import edits_between
 from prunus.graph.fit import fit, fit_constants
 from prunus.graph.graph import Graph
 from prunus.graph.interpret import GraphModel
+from prunus.graph.layout import is_channels_last
 from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
 from prunus.graph.width import Keep
 from prunus.result import Result
 from prunus.save.encode import encode_program
-from prunus.save.layout import is_channels_last
 
 FORMAT = "prunus 1"
+WEIGHTS = "model.safetensors"
 CONSTANT = "constant:"
 """Prefix, in `model.safetensors`, of tensors that are no state of the model."""
 
 
 def save(result: Result, directory: str | Path) -> None:
-    """Write the pruned model, its plan and its figures to `directory`; files of that name are replaced, all or none.
+    """Write the pruned model, its plan and its figures to `directory`; files of that name are replaced.
+
+    Nothing is replaced before all is written. Then the files are moved one by one, the weights last: where that is
+    cut off, `load` refuses the directory, for its other files belong to weights that are not there.
 
     Raises `ArtifactError` where the graph holds an operation that files may not name.
     """
@@ -39,7 +43,7 @@ def save(result: Result, directory: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
         _write(result, Path(part))
-        for path in sorted(Path(part).iterdir()):
+        for path in sorted(Path(part).iterdir(), key=lambda path: (path.name == WEIGHTS, path.name)):
             path.replace(folder / path.name)
 
 
@@ -48,12 +52,12 @@ def _write(result: Result, folder: Path) -> None:
     state = state_of(model).tensors
     constants = fit_constants(graph, keep)
     tensors = {**state, **{CONSTANT + name: t for name, t in constants.items()}}
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     _json(folder / "graph.json", _graph(graph, keep, state, digest))
     _json(folder / "surgery.json", _surgery(graph, model, digest))
     result.plan.save(folder)
-    _json(folder / "report.json", report(result))
+    _json(folder / "report.json", {"weights": digest, **report(result)})
 
 
 def _graph(graph: Graph, keep: Keep, state: Mapping[str, Tensor], digest: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunus.errors import RecoverError
+from prunus.measure.untouched import untouched
 from prunus.recover import finetune
 from prunus.types import Progress
 
@@ -243,11 +244,8 @@ def likelihood(model: nn.Module) -> Tensor:
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     """Run the model in eval mode and without gradients; its mode is put back."""
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with untouched(model), torch.no_grad():
         logits = model(images)
-    model.train(training)
     return logits.float()
 
 

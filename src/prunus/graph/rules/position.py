@@ -90,7 +90,7 @@ def gather(see: See, self: Value, dim: int, index: Value, **_: Any) -> Axes:
 
 
 _SOFTMAX = ("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
-_SCAN = ("cumsum", "cumprod", "flip", "roll", "triu", "tril", "logcumsumexp", "glu_gate")
+_SCAN = ("cumsum", "cumprod", "flip", "roll", "triu", "tril", "logcumsumexp")
 _STATISTIC = (
     "max",
     "min",

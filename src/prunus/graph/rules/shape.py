@@ -133,6 +133,12 @@ def split(see: See, self: Value, dim: int, **args: Any) -> tuple[Axes, ...]:
     return tuple(_with(self, dim, piece) for piece in pieces)
 
 
+def glu(see: See, self: Value, dim: int) -> Axes:
+    """`a * sigmoid(b)` of the halves a, b along `dim`: they index alike."""
+    a, b = pieces_of(see, self.axes[dim], [self.shape[dim] // 2] * 2, "it is halved")
+    return _with(self, dim, see.unify(a, b))
+
+
 def pieces_of(see: See, axis: Axis, widths: Sequence[int], reason: str) -> list[Axis]:
     """Cut an axis; where its atoms do not allow it, fix it and go on with fixed pieces."""
     cut = see.algebra.cut(axis, widths)
@@ -271,6 +277,7 @@ RULES = {
     **dict.fromkeys(("cat", "concat", "concatenate"), cat),
     "stack": stack,
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
+    "glu": glu,
     "unbind": unbind,
     "select": select,
     "slice": slice_,
