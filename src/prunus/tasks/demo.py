@@ -118,7 +118,7 @@ def _pruned(dense: nn.Module, criterion: Criterion, seed: int, what: str, progre
         dense,
         example(),
         budget=Budget("macs", at_most=SHARE),
-        pattern=Channel(round_to=8),
+        pattern=Channel(round_to=16),
         criterion=criterion,
         scope="layer" if criterion is criteria.random else "global",
         rounds=len(ROUND_EPOCHS),
