@@ -19,7 +19,7 @@ TABLE = (
     ("errors", "types"),
     ("graph", "patterns"),
     ("stats", "statistics", "measure"),
-    ("criteria", "cost", "score", "allocate", "plan", "schedules"),
+    ("criteria", "cost", "score", "allocate", "plan", "from_zeros", "schedules"),
     ("apply", "recover"),
     ("result", "save"),
     ("rounds", "pipeline", "table", "cli", "tasks"),

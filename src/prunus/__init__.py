@@ -2,16 +2,20 @@
 
 from prunus import criteria, errors, schedules, statistics
 from prunus.allocate import allocate
+from prunus.apply.carry import carry
+from prunus.apply.gradual import Gradual
+from prunus.apply.mask import Mask, mask
 from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
 from prunus.errors import PrunusError
+from prunus.from_zeros import plan_from_zeros
 from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Group, Groups
 from prunus.graph.interpret import GraphModel
 from prunus.graph.trace import trace
 from prunus.measure import measure
-from prunus.patterns import Channel
+from prunus.patterns import Block, Channel, Element, NofM
 from prunus.pipeline import prune
 from prunus.plan import Plan, load_plan
 from prunus.recover import finetune, recalibrate
@@ -22,27 +26,35 @@ from prunus.stats import Stats
 from prunus.types import Budget, Inputs, Measurement
 
 __all__ = [
+    "Block",
     "Budget",
     "Channel",
+    "Element",
+    "Gradual",
     "Graph",
     "GraphModel",
     "Group",
     "Groups",
     "Inputs",
+    "Mask",
     "Measurement",
+    "NofM",
     "Plan",
     "Proof",
     "PrunusError",
     "Result",
     "Stats",
     "allocate",
+    "carry",
     "criteria",
     "errors",
     "finetune",
     "group",
     "load",
     "load_plan",
+    "mask",
     "measure",
+    "plan_from_zeros",
     "prune",
     "recalibrate",
     "save",

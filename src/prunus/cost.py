@@ -1,12 +1,15 @@
-"""What a model costs at any widths, from its graph alone: parameters, MACs, units."""
+"""What a model costs at any widths or densities, without running it: parameters, MACs, units."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
 
 from prunus.graph.axes import Atom, Axis
 from prunus.graph.graph import Graph
 from prunus.graph.groups import Groups
+from prunus.graph.lay import multiplied_by
 from prunus.graph.nest import input_tensors
 from prunus.graph.width import Keep, counts, length
 
@@ -18,6 +21,13 @@ Cost = Callable[[Kept], float]
 def cost_of(metric: str, groups: Groups) -> Cost:
     """The cost function of a budget metric: `units`, `params` or `macs`."""
     return {"units": _units(groups), "params": _params(groups.graph), "macs": _macs(groups.graph)}[metric]
+
+
+def whole(metric: str, groups: Groups) -> float:
+    """The cost of the model as it was."""
+    if groups.laid:
+        return unit_costs(metric, groups).of({g.name: g.size for g in groups})
+    return cost_of(metric, groups)({})
 
 
 def predict(graph: Graph, keep: Keep) -> dict[str, tuple[float, float]]:
@@ -44,9 +54,67 @@ def _macs(graph: Graph) -> Cost:
     """
     notes = [graph.eval.inferred.notes.get(n.name) for n in graph.eval.program.nodes]
     cost = _sum_of_products([note.macs for note in notes if note is not None and note.macs is not None])
-    shapes = [t.shape for t in input_tensors(graph.examples[0]).values()]
-    own = {leaf: shapes[index][dim] for leaf, (index, dim) in graph.leaves.moving.items()}
+    own = _own_sizes(graph)
     return lambda kept: cost({**kept, **own})
+
+
+def _own_sizes(graph: Graph) -> dict[Atom, int]:
+    """Leaves that follow an input, with the size they have in the first example."""
+    shapes = [t.shape for t in input_tensors(graph.examples[0]).values()]
+    return {leaf: shapes[index][dim] for leaf, (index, dim) in graph.leaves.moving.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class UnitCosts:
+    """The cost of a model whose groups lie within tensors: `rest`, and so much for each unit of a group that stays."""
+
+    rest: float
+    unit: Mapping[str, float]
+
+    def of(self, kept: Mapping[str, int]) -> float:
+        return self.rest + sum(self.unit[name] * count for name, count in kept.items())
+
+
+def unit_costs(metric: str, groups: Groups) -> UnitCosts:
+    """`units`, `params` (those that are not zero) or `macs` (those of weights that are not zero; needs the graph)."""
+    unit = {"units": _one_each, "params": _elements_each, "macs": _macs_each}[metric](groups)
+    whole = {"units": sum(g.size for g in groups), "params": groups.parameters}
+    total = whole[metric] if metric in whole else _macs(groups.graph)({})
+    return UnitCosts(total - sum(unit[g.name] * g.size for g in groups), unit)
+
+
+def _one_each(groups: Groups) -> Mapping[str, float]:
+    return {group.name: 1.0 for group in groups}
+
+
+def _elements_each(groups: Groups) -> Mapping[str, float]:
+    return {group.name: float(group.grid.elements) for group in groups if group.grid is not None}
+
+
+def _macs_each(groups: Groups) -> Mapping[str, float]:
+    """MACs in which one unit takes part: each element of a weight is multiplied equally often."""
+    mode, graph = groups.graph.eval, groups.graph
+    found = {group.name: 0.0 for group in groups}
+    own = _own_sizes(graph)
+    for node in mode.program.nodes:
+        note = mode.inferred.notes.get(node.name)
+        if note is not None and note.macs is not None:
+            macs = prod(length(axis, own) for axis in note.macs)
+            for name in {*multiplied_by(node, mode.inferred.roots)} & found.keys():
+                found[name] += macs / groups[name].size
+    return found
+
+
+def predict_within(groups: Groups, keep: Keep) -> dict[str, tuple[float, float]]:
+    """The same for zeros within tensors: the parameters, and the MACs of weights, that are not zero."""
+    every = replace(groups, items=groups.every)
+    kept = {g.name: int(keep[g.leaf].sum()) if g.leaf in keep else g.size for g in every}
+    metrics = ("params",) if groups.source is None else ("params", "macs")
+    found: dict[str, tuple[float, float]] = {}
+    for metric in metrics:
+        costs = unit_costs(metric, every)
+        found[metric] = costs.of({g.name: g.size for g in every}), costs.of(kept)
+    return found
 
 
 def _sum_of_products(terms: list[tuple[Axis, ...]]) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus import criteria, schedules
-from prunus.allocate import Scope, allocate
-from prunus.apply.shrink import shrink
-from prunus.cost import cost_of
+from prunus.allocate import Scope, allocate, partway
+from prunus.apply.apply import apply
+from prunus.apply.mask import Mask, mask
 from prunus.criteria import Criterion
 from prunus.errors import BudgetError, CriterionError, GroupError, MeasureError, RecoverError, TraceError
 from prunus.graph.graph import Graph
@@ -23,7 +24,7 @@ from prunus.graph.private import unwrap
 from prunus.graph.trace import trace
 from prunus.measure import measure
 from prunus.measure.untouched import untouched
-from prunus.patterns import Channel
+from prunus.patterns import Channel, NofM, Pattern
 from prunus.plan import Plan
 from prunus.result import Result
 from prunus.rounds import Rounds
@@ -33,13 +34,14 @@ from prunus.statistics import paired
 from prunus.types import Batch, Budget, Evaluate, Inputs, Loss, Progress, Recover
 
 REPORTED = ("params", "macs", "bytes", "latency_ms")
+ZEROS_TOO = ("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes", "latency_ms")
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
     """What `prune` was asked, passed from step to step."""
 
-    budget: Budget
+    budget: Budget | None
     criterion: Criterion
     scope: Scope
     reduce: Reduce
@@ -58,12 +60,12 @@ def prune(
     model: nn.Module,
     inputs: Any,
     *,
-    budget: Budget,
-    pattern: Channel | None = None,
+    budget: Budget | None = None,
+    pattern: Pattern | None = None,
     criterion: Criterion = criteria.magnitude,
     scope: Scope = "global",
     reduce: Reduce = "sum",
-    keep_at_least: float = 0.1,
+    keep_at_least: float | None = None,
     schedule: Schedule = schedules.linear,
     rounds: int = 1,
     data: Iterable[Batch] | None = None,
@@ -78,33 +80,38 @@ def prune(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
-    """Cut a trained model to a budget, recover it, and measure both. The model itself is not touched.
+    """Prune a trained model to a budget, recover it, and measure both. The model itself is not touched.
+
+    With `Channel` units are cut out and the result is really smaller. With `Element`, `NofM` and `Block` the result is
+    a copy with zeros, held while `recover` trains it.
 
     Args:
         model, inputs: a trained model and an example call (see `trace`).
-        budget: what may be left at the end, relative to `model`.
-        criterion, reduce, scope, keep_at_least: which units go, see `score` and `allocate`.
+        budget: what may be left at the end, relative to `model`; none for `NofM`, which fixes its own density.
+        criterion, reduce, scope, keep_at_least: which units go, see `score` and `allocate`. By default a
+            tenth of each group of channels stays in any case, and of patterns within tensors one unit.
         schedule, rounds: the budget is reached in `rounds` steps of prune and recover; `schedule` says how much of it
             after each.
         data, loss: batches and `loss(model, batch)`, for criteria that look at gradients.
         recover: trains the model it is given, in place or returning it; called after each round, for example
             `lambda net: prunus.finetune(net, batches, loss, epochs=3)`.
         evaluate: `evaluate(model)` -> one score a sample (n,), for intervals and a paired test; or a bare number.
-        only, skip: globs of group names, or of modules that make them; `inexact=True` also prunes groups whose
-            removal changes the statistic of a normalisation.
+        only, skip: globs of group names, or of modules or weights that make them; `inexact=True` also prunes groups
+            whose removal changes the statistic of a normalisation.
         outputs: entries of a mapping result that count, see `trace`; axes of all other results are free.
         run_dir: finished rounds are kept there; the same call again goes on after the last one.
 
     Raises the errors of the steps it calls: `TraceError`, `GroupError`, `CriterionError`, `BudgetError`, `ProofError`.
     """
-    _check_door(model, budget, criterion, rounds)
-    ask = Ask(
-        budget, criterion, scope, reduce, keep_at_least, schedule, rounds, data, loss, recover, evaluate, seed, progress
-    )
+    pattern = pattern or Channel()
+    _check_door(model, budget, pattern, criterion, rounds)
+    least = keep_at_least if keep_at_least is not None else 0.1 if isinstance(pattern, Channel) else 0.0
+    ask = Ask(budget, criterion, scope, reduce, least, schedule, rounds, data, loss, recover, evaluate, seed, progress)
     model = unwrap(model)
     graph = trace(model, inputs, outputs=outputs)
-    groups = _chosen(group(graph, pattern=pattern or Channel()), _globs(only), _globs(skip), inexact)
-    return _measured(ask, model, graph, *_loop(ask, model, groups, Rounds.at(run_dir, model, groups, _settings(ask))))
+    groups = _exact(group(graph, pattern=pattern, only=only, skip=skip), inexact)
+    settings = {"pattern": str(pattern), **_settings(ask)}
+    return _measured(ask, model, graph, *_loop(ask, model, groups, Rounds.at(run_dir, model, groups, settings)))
 
 
 def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.Module, Plan, list[Mapping[str, Any]]]:
@@ -113,12 +120,12 @@ def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.
         _tell(ask, f"round {done + 1}: score and cut", done)
         here = groups if plan is None else groups.at(plan)
         step = _decide(ask, small, here, done + 1)
-        small = shrink(small, step)
+        small = apply(small, step)
         plan = step if plan is None else plan.then(step)
         cut = _quality(ask, small)
         if ask.recover is not None:
             _tell(ask, f"round {done + 1}: recover", done)
-            small = _recovered(ask.recover, small)
+            small = _recovered(ask.recover, small, plan)
         costs = {name: after for name, (_, after) in plan.costs.items()}
         history.append({"round": done + 1, **costs, "cut": cut, "recovered": _quality(ask, small)})
         kept.keep(small, plan, history)
@@ -126,31 +133,33 @@ def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.
     return small, plan, history
 
 
-def _check_door(model: Any, budget: Any, criterion: Any, rounds: int) -> None:
+def _check_door(model: Any, budget: Any, pattern: Pattern, criterion: Any, rounds: int) -> None:
     """Arguments that would fail only after minutes, or with an error of another's."""
     if not isinstance(model, nn.Module):
         raise TraceError(f"The model is a {type(model).__name__}; expected a torch.nn.Module.")
-    if not isinstance(budget, Budget):
+    if not isinstance(budget, Budget) and not (budget is None and isinstance(pattern, NofM)):
         raise BudgetError(f'budget={budget!r}; expected a Budget, such as prunus.Budget("macs", at_most=0.5).')
     if not callable(criterion):
         raise CriterionError(f"criterion={criterion!r}; expected a function, such as prunus.criteria.magnitude.")
     if rounds < 1:
         raise BudgetError(f"rounds={rounds}; expected at least 1.")
+    if rounds > 1 and isinstance(pattern, NofM):
+        raise BudgetError(f"{pattern} is reached in one round, not in {rounds}; to go there in steps use Gradual.")
 
 
-def _globs(given: str | Sequence[str]) -> Sequence[str]:
-    return [given] if isinstance(given, str) else given
-
-
-def _recovered(recover: Recover, small: nn.Module) -> nn.Module:
-    """The model that `recover` returns, or the one it was given to train in place."""
-    given: Any = recover(small)
+def _recovered(recover: Recover, small: nn.Module, plan: Plan) -> nn.Module:
+    """The model that `recover` returns, or the one it was given to train in place; zeros are held meanwhile."""
+    with mask(small, plan) if plan.groups.laid else nullcontext():
+        given: Any = recover(small)
     if given is not None and not isinstance(given, nn.Module):
         raise RecoverError(
             f"recover(model) returned a {type(given).__name__}; expected the trained model, or None for the model it "
             "was given. Is it the last loss?"
         )
-    return small if given is None else given
+    small = small if given is None else given
+    if plan.groups.laid:
+        Mask(small, plan)  # in case that another model came back, or that no torch optimizer trained it
+    return small
 
 
 def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
@@ -161,21 +170,17 @@ def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
     return replace(plan, provenance={**plan.provenance, **_settings(ask)})
 
 
-def _target(ask: Ask, groups: Groups, number: int) -> Budget:
+def _target(ask: Ask, groups: Groups, number: int) -> Budget | None:
     """The budget of one round: the way from the whole model to the target, as far as the schedule says."""
-    if number == ask.rounds:
+    if ask.budget is None or number == ask.rounds:
         return ask.budget
-    whole = 1.0 if ask.budget.relative else cost_of(ask.budget.metric, groups)({})
-    reached = min(max(ask.schedule(number / ask.rounds), 0.0), 1.0)
-    return replace(ask.budget, at_most=whole - (whole - min(ask.budget.at_most, whole)) * reached)
+    return partway(ask.budget, groups, ask.schedule(number / ask.rounds))
 
 
-def _chosen(groups: Groups, only: Sequence[str], skip: Sequence[str], inexact: bool) -> Groups:
-    chosen = groups.only(*only) if only else groups
-    chosen = chosen.skip(*skip) if skip else chosen
-    exact = chosen if inexact else chosen.only(exact=True)
+def _exact(groups: Groups, inexact: bool) -> Groups:
+    exact = groups if inexact else groups.only(exact=True)
     if not len(exact):
-        why = "; ".join(f"{g.name}: {g.why}" for g in list(chosen)[:4]) or "only and skip left out every group"
+        why = "; ".join(f"{g.name}: {g.why}" for g in list(groups)[:4]) or "only and skip left out every group"
         raise GroupError(
             f"Nothing is left to prune: {why}. Pass inexact=True to allow groups whose removal is not exact."
         )
@@ -187,8 +192,9 @@ def _measured(
 ) -> Result:
     _tell(ask, "measure", ask.rounds)
     inputs: Inputs = graph.examples[0]
-    taken = measure(small, inputs, REPORTED, against=model)
-    after, before = taken[: len(REPORTED)], taken[len(REPORTED) :]
+    metrics = ZEROS_TOO if plan.groups.laid else REPORTED
+    taken = measure(small, inputs, metrics, against=model)
+    after, before = taken[: len(metrics)], taken[len(metrics) :]
     if ask.evaluate is None:
         return Result(small, graph, plan, before, after, None, tuple(history))
     scores = [_scores(ask.evaluate, m) for m in (model, small)]
@@ -228,7 +234,7 @@ def _settings(ask: Ask) -> dict[str, Any]:
         "keep_at_least": ask.keep_at_least,
         "schedule": _name(ask.schedule),
         "rounds": ask.rounds,
-        "budget": vars(ask.budget),
+        "budget": None if ask.budget is None else vars(ask.budget),
         "seed": ask.seed,
     }
 

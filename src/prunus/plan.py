@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunus.errors import ArtifactError, GroupError, PlanError
 from prunus.graph.graph import Graph
-from prunus.graph.groups import Groups
+from prunus.graph.groups import Groups, check_kin
 from prunus.graph.width import Keep
 from prunus.types import Budget
 
@@ -62,13 +62,10 @@ class Plan:
 
         Shrinking by the result equals shrinking by this plan and then by the following one, bit for bit.
         """
-        if following.graph.structure != self.graph.structure:
-            raise PlanError("These plans speak of models of different structure and cannot be composed.")
-        if following.graph is not self.graph:
-            raise PlanError(
-                "These plans were made on two traces of one model. Make the following plan with groups.at(plan), or "
-                "save it and load it with load_plan(directory, groups)."
-            )
+        try:
+            check_kin(self.groups, following.groups, "The following plan", "make it with groups.at(plan)")
+        except GroupError as error:
+            raise PlanError(str(error)) from None
         if not _same_units(following.groups.alive, self.left):
             raise PlanError(
                 "The following plan does not start where this one ends. Make it from the groups this plan leaves: "
@@ -89,7 +86,7 @@ class Plan:
         masks = {group.name: left[group.leaf] for group in self.groups.every if group.leaf in left}
         save_file({name: pack(mask) for name, mask in masks.items()}, folder / "plan.safetensors")
         facts = {
-            "structure": self.graph.structure,
+            "structure": self.groups.structure,
             "sizes": {name: mask.numel() for name, mask in masks.items()},
             "budget": None if self.budget is None else vars(self.budget),
             "costs": {name: list(cost) for name, cost in self.costs.items()},
@@ -126,9 +123,9 @@ def load_plan(directory: str | Path, groups: Groups) -> Plan:
             f"{folder} holds no readable plan ({type(error).__name__}: {error}); expected plan.json and "
             "plan.safetensors as Plan.save writes them."
         ) from error
-    if structure != groups.graph.structure:
+    if structure != groups.structure:
         raise PlanError(
-            f"The plan in {folder} was made for a model of another structure than this {groups.graph.model_class}. "
+            f"The plan in {folder} was made for a model of another structure than these groups. "
             "Trace the model it was made for; its weights may differ, its operations and shapes may not."
         )
     try:

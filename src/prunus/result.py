@@ -13,6 +13,11 @@ from prunus.plan import Plan
 from prunus.statistics import PairedChange
 from prunus.types import Measurement
 
+ZEROS = (
+    "Zeros alone make no dense runtime faster and no raw file smaller: latency and bytes are shown as measured. For "
+    "speed remove channels (pattern=Channel()); zeros pay in compressed files, and where kernels are made for them."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -36,6 +41,8 @@ class Result:
         lines = aligned(rows)
         if self.change is not None:
             lines.append(drop(self.change))
+        if self.plan.groups.laid:
+            lines.append(ZEROS)
         return "\n".join(lines)
 
 

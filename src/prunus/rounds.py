@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as dump
 from torch import Tensor, nn
 
-from prunus.apply.shrink import shrink
+from prunus.apply.apply import apply
 from prunus.apply.surgery import replace_state
 from prunus.errors import ArtifactError
 from prunus.graph.groups import Groups
@@ -52,7 +52,7 @@ class Rounds:
             )
         with _damage_named(kept[-1]):
             plan, state = load_plan(kept[-1], self.groups), load_file(kept[-1] / "state.safetensors")
-        small = shrink(model, plan, verify=False)
+        small = apply(model, plan, verify=False)
         with _damage_named(kept[-1]):
             laid = {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}
         replace_state(small, laid, self.groups.graph.aliases)

@@ -45,14 +45,18 @@ def score(
         raise CriterionError(f"Unknown reduce={reduce!r}; expected one of {', '.join(get_args(Reduce))}.")
     model = unwrap(model)
     check_shapes(model, groups)
-    names = tuple(name for name in groups.graph.state if name in groups.graph.parameters)
+    names = tuple(name for name, _ in model.named_parameters())
     saliency = _checked(criterion, Stats(model, names, data, loss, seed), model)
+    if groups.laid:
+        return {group.name: _score_within(groups, group, saliency, reduce) for group in groups}
     sums = _Sums(saliency, {name: p.shape for name, p in model.named_parameters()}, reduce)
     return {group.name: _score_group(groups, group, sums, reduce) for group in groups}
 
 
 def check_shapes(model: nn.Module, groups: Groups) -> None:
     """The model at hand must have the state of the traced model, at the widths the groups say are left."""
+    if groups.source is None:
+        return _check_laid_shapes(model, groups)
     kept = counts(groups.alive)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, axes in groups.graph.state_axes.items():
@@ -62,6 +66,17 @@ def check_shapes(model: nn.Module, groups: Groups) -> None:
             raise PlanError(
                 f"{type(model).__name__} has {name!r} of shape {found}, but the groups speak of shape {shape}. "
                 "After a shrink use groups.at(plan); for another model trace that model."
+            )
+
+
+def _check_laid_shapes(model: nn.Module, groups: Groups) -> None:
+    state = dict(model.named_parameters())
+    for group in groups:
+        found = tuple(state[group.name].shape) if group.name in state else None
+        if group.grid is not None and found != group.grid.shape:
+            raise PlanError(
+                f"{type(model).__name__} has {group.name!r} of shape {found}, but the groups speak of shape "
+                f"{group.grid.shape}. Lay the pattern over this model."
             )
 
 
@@ -104,6 +119,23 @@ def _score_group(groups: Groups, group: Group, sums: _Sums, reduce: Reduce) -> T
     if reduce == "mean":
         return total / sum(sums.elements(m.state, m.dim) * i.shape[1] for m, i in zip(owned, indices, strict=True))
     return total.sqrt() if reduce == "l2" else total
+
+
+def _score_within(groups: Groups, group: Group, saliency: Mapping[str, Tensor], reduce: Reduce) -> Tensor:
+    """Scores of elements or blocks of one weight, in its own precision."""
+    given = saliency.get(group.name)
+    assert group.grid is not None
+    if given is None or tuple(given.shape) != group.grid.shape:
+        found = "no saliency" if given is None else f"a saliency of shape {tuple(given.shape)}"
+        raise CriterionError(
+            f"The criterion gave {found} for {group.name!r}; {groups.pattern} needs a value for every element, shape "
+            f"{group.grid.shape}. A criterion with one value a unit serves Channel only."
+        )
+    cells = group.grid.cells(given)
+    if group.grid.elements > 1:
+        cells = {"sum": cells.sum, "mean": cells.mean, "max": cells.amax, "l2": cells.norm}[reduce](dim=1)
+    cells = cells.flatten()
+    return cells[groups.left(group).to(cells.device)] if group.leaf in groups.alive else cells
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from prunus.apply.build import graph_model
 from prunus.apply.compare import REFUSALS, agrees, error_between, native_bound
 from prunus.apply.surgery import candidates
 from prunus.apply.verify import verify as prove
-from prunus.errors import TraceError
+from prunus.errors import PlanError, TraceError
 from prunus.graph.capture import Program, capture
 from prunus.graph.fit import fit_constants, without_draws
 from prunus.graph.interpret import GraphModel, Outside, execute
@@ -28,10 +28,11 @@ def shrink(model: nn.Module, plan: Plan, *, verify: bool = True) -> nn.Module:
     The result is a copy of the user's own class where that can be cut and agrees with the graph, else a `GraphModel`
     with the same state names. With `verify` it is proven equal to its reference first.
 
-    Raises `PlanError` when the model is not at the widths the plan starts from, `ProofError` when the smaller model
-    cannot be proven.
+    Raises `PlanError` when the model is not at the widths the plan starts from or the plan is over units within
+    tensors, `ProofError` when the smaller model cannot be proven.
     """
     model = unwrap(model)
+    _refuse_zeros(plan)
     check_shapes(model, plan.groups)
     made = graph_model(plan.graph, model, plan.left, plan.groups.alive)
     small = None if isinstance(model, GraphModel) else _cut_class(model, made, plan)
@@ -39,6 +40,14 @@ def shrink(model: nn.Module, plan: Plan, *, verify: bool = True) -> nn.Module:
     if verify:
         prove(model, small, plan)
     return small
+
+
+def _refuse_zeros(plan: Plan) -> None:
+    if plan.groups.laid:
+        raise PlanError(
+            f"A plan over {plan.groups.pattern} makes zeros within tensors, and nothing that could be cut out. Hold "
+            "them with prunus.mask(model, plan), or plan with Channel() for a smaller model."
+        )
 
 
 def _cut_class(model: nn.Module, made: GraphModel, plan: Plan) -> nn.Module | None:

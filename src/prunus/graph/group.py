@@ -1,4 +1,4 @@
-"""`group`: find what must be removed together, on the axes of a traced model."""
+"""`group`: find what must be removed together, on the axes of a traced model, or within its tensors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph
 from prunus.graph.groups import Group, Groups, Member
 from prunus.graph.kind import kinds_of, named, ties_of
-from prunus.patterns import Channel
+from prunus.graph.lay import lay
+from prunus.patterns import Channel, Pattern
 
 
-def group(model: Graph | nn.Module, *, pattern: Channel | None = None) -> Groups:
-    """Find the groups of a traced model.
+def group(
+    model: Graph | nn.Module,
+    *,
+    pattern: Pattern | None = None,
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
+) -> Groups:
+    """Find the groups of a model. `Element`, `NofM` and `Block` need no trace; `Channel`, the default, does.
 
-    Raises `GroupError` when given a model that was not traced (channels need the graph), or when every axis is fixed.
+    `only` and `skip` choose groups, or weights, by glob. Elements, N:M and blocks are laid over every weight of a
+    product with two dimensions or more: not over lookup tables, biases and norms. Take a traced model for an exact
+    reading of what is multiplied; without a trace the kinds of the modules tell.
+
+    Raises `GroupError` when channels are asked of a model that was not traced, when every axis is fixed, or when a
+    pattern does not divide a weight (naming it).
 
     >>> import torch
     >>> from prunus.graph.trace import trace
@@ -25,7 +37,15 @@ def group(model: Graph | nn.Module, *, pattern: Channel | None = None) -> Groups
     >>> print(group(trace(net, torch.randn(2, 4))))
     1 groups, 8 units
       0      8 channel      3 tensors
+    >>> from prunus.patterns import NofM
+    >>> print(group(net, pattern=NofM(2, 4), skip="2"))
+    1 groups, 32 units
+      0.weight     32 element       of (8, 4)
+      2.weight  left dense: 24 weights
     """
+    only, skip = ([globs] if isinstance(globs, str) else globs for globs in (only, skip))
+    if pattern is not None and not isinstance(pattern, Channel):
+        return lay(model, pattern, only, skip)
     pattern = pattern or Channel()
     if not isinstance(model, Graph):
         raise GroupError(
@@ -38,7 +58,8 @@ def group(model: Graph | nn.Module, *, pattern: Channel | None = None) -> Groups
         raise GroupError(f"Nothing in this {model.model_class} can be pruned; every axis is fixed:\n{reasons}")
     names = {g.leaf: g.name for g in found}
     ties = tuple(tuple(names[leaf] for leaf in tie) for tie in ties_of(model, names.keys()))
-    return Groups(model, pattern, tuple(found), ties, tuple(found))
+    groups = Groups(model, pattern, tuple(found), ties, tuple(found))
+    return (groups.only(*only) if only else groups).skip(*skip)
 
 
 def _find(graph: Graph) -> list[Group]:

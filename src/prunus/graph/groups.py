@@ -1,4 +1,4 @@
-"""`Group`, `Groups`: units that can be removed one by one, and the slices of state each of them owns."""
+"""`Group`, `Groups`: units that can go one by one, and what each of them owns of the model's state."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch import Tensor
 from prunus.errors import GroupError
 from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph
+from prunus.graph.grid import Grid
 from prunus.graph.width import Keep, mask_of, touched
-from prunus.patterns import Channel
+from prunus.patterns import Channel, Pattern
 
-KINDS = ("channel", "head", "kv_head", "head_dim", "conv_group", "trunk")
+KINDS = ("channel", "head", "kv_head", "head_dim", "conv_group", "trunk", "element", "block")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,8 @@ class Group:
     """`size` units that can be removed one by one, and the slices each of them owns.
 
     `exact` when zeroing the parameters of a unit is the same as removing it; else `why` says what more changes.
-    `width` is how many slices one unit is wide where it is made (a head: its head dimension).
+    `width` is how many slices one unit is wide where it is made (a head: its head dimension). `grid` says where the
+    units lie in the one weight of a group of elements or blocks.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Group:
     why: str
     width: int
     leaf: Atom = field(repr=False)
+    grid: Grid | None = None
 
     @property
     def producers(self) -> tuple[Member, ...]:
@@ -61,23 +64,51 @@ class Planned(Protocol):
     """What `Groups.at` needs of a plan."""
 
     @property
-    def graph(self) -> Graph: ...
+    def groups(self) -> Groups: ...
     @property
     def left(self) -> Keep: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """The groups of a graph that are up for pruning; `alive` says which units of the traced model are left."""
+    """The groups of a model that are up for pruning; `alive` says which units of the model as it was are left.
 
-    graph: Graph
-    pattern: Channel
+    `source` is the graph, or None where a pattern was laid over a model that was not traced.
+    """
+
+    source: Graph | None
+    pattern: Pattern
     items: tuple[Group, ...]
     ties: tuple[tuple[str, ...], ...] = ()
     """Groups that must keep equally many units."""
     every: tuple[Group, ...] = ()
-    """All groups of the graph, those left out by `only` and `skip` too."""
+    """All groups of the model, those left out by `only` and `skip` too."""
     alive: Keep = field(default_factory=dict[Atom, Tensor])
+    parameters: int = 0
+    """Of the whole model, where the pattern lies within tensors."""
+    left_out: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Weights over which the pattern was not laid -> their elements."""
+    digest: str = ""
+
+    @property
+    def graph(self) -> Graph:
+        """The traced model. Raises `GroupError` where there is none."""
+        if self.source is None:
+            raise GroupError(
+                "These groups were laid over a model that was not traced. For what needs its graph, lay them over "
+                "prunus.trace(model, inputs) instead of the model."
+            )
+        return self.source
+
+    @property
+    def structure(self) -> str:
+        """What a plan is bound to: a digest of operations, wiring and shapes; of shapes alone without a graph."""
+        return self.digest if self.source is None else self.source.structure
+
+    @property
+    def laid(self) -> bool:
+        """Do the units lie within tensors (elements, N:M, blocks), so that zeros are all that can be made of them?"""
+        return not isinstance(self.pattern, Channel)
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.items)
@@ -125,13 +156,7 @@ class Groups:
 
     def at(self, plan: Planned) -> Groups:
         """The same groups restricted to what a plan leaves."""
-        if plan.graph.structure != self.graph.structure:
-            raise GroupError("The plan was made for a model of another structure than these groups.")
-        if plan.graph is not self.graph:
-            raise GroupError(
-                "The plan was made on another trace of this model than these groups. Trace once and use the groups of "
-                "that graph, or save the plan and load it with load_plan(directory, groups)."
-            )
+        check_kin(self, plan.groups, "The plan", "use the groups it was made from")
         return replace(self, alive=dict(plan.left))
 
     def left(self, group: Group) -> Tensor:
@@ -164,10 +189,23 @@ class Groups:
         lines = [f"{len(self.items)} groups, {sum(int(self.left(g).sum()) for g in self.items)} units"]
         for g in self.items:
             note = "" if g.exact else f"  inexact: {g.why}"
-            lines.append(
-                f"  {g.name:<{width}}  {int(self.left(g).sum()):>5} {g.kind:<10}{len(g.members):>4} tensors{note}"
-            )
-        return "\n".join(lines)
+            tensors = f"{len(g.members):>4} tensors" if g.grid is None else f"    of {g.grid.shape}"
+            lines.append(f"  {g.name:<{width}}  {int(self.left(g).sum()):>5} {g.kind:<10}{tensors}{note}")
+        return "\n".join(
+            [*lines, *(f"  {name:<{width}}  left dense: {n} weights" for name, n in self.left_out.items())]
+        )
+
+
+def check_kin(groups: Groups, others: Groups, what: str, instead: str) -> None:
+    """Raise `GroupError` unless both speak of the units of one trace, or of one laying, of one model."""
+    if others.structure != groups.structure:
+        raise GroupError(f"{what} was made for a model of another structure than these groups.")
+    alike = others.source is groups.source if not groups.laid else False
+    if not alike and others.every is not groups.every:
+        raise GroupError(
+            f"{what} was made on another trace of this model than these groups. Trace (or lay) once and {instead}, or "
+            "save the plan and load it with load_plan(directory, groups)."
+        )
 
 
 def _chosen(group: Group, patterns: Sequence[str], kind: str | Sequence[str] | None, exact: bool | None) -> bool:

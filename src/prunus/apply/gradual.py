@@ -1,0 +1,144 @@
+"""`Gradual`: zeros that grow along a schedule while the user's own loop trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import floor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from prunus import schedules
+from prunus.allocate import Scope, allocate, partway
+from prunus.apply.mask import Mask, mask, with_bits
+from prunus.criteria import Criterion
+from prunus.errors import PlanError
+from prunus.graph.groups import Groups
+from prunus.patterns import NofM
+from prunus.plan import Plan
+from prunus.schedules import Schedule
+from prunus.score import Reduce, Scores, score
+from prunus.types import Batch, Budget, Loss
+
+
+class Gradual:
+    """Prune in the course of training: in `steps` optimizer steps from nothing to `budget`, as `schedule` says.
+
+    Every `every` steps (by default a hundredth of `steps`) the units that are left are scored and the plan goes on;
+    what went does not come back. `NofM(n, m)` takes no budget and goes from m of m down to n of m. Works on every
+    pattern: plans over channels hold all that a dead unit owns at zero, and `shrink(model, gradual.plan)` then makes
+    the model smaller.
+
+    `criterion`, `reduce`, `scope`, `keep_at_least`, `data`, `loss` are those of `score` and `allocate`.
+
+    Raises what `allocate` raises, `BudgetError` for a budget that cannot be reached at the start and not after hours.
+
+    >>> from prunus import Budget, Element, criteria, group
+    >>> net = nn.Linear(8, 8)
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> gradual = Gradual(group(net, pattern=Element()), criteria.magnitude, Budget("units", at_most=0.25), steps=10)
+    >>> with gradual.attach(net, optimizer):
+    ...     for _ in range(10):
+    ...         net(torch.ones(1, 8)).sum().backward()
+    ...         optimizer.step()
+    >>> int((net.weight == 0).sum())
+    48
+
+    Source: Zhu & Gupta 2017, arXiv:1710.01878.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        criterion: Criterion,
+        budget: Budget | None = None,
+        *,
+        steps: int,
+        every: int | None = None,
+        schedule: Schedule = schedules.cubic,
+        scope: Scope = "global",
+        reduce: Reduce = "sum",
+        keep_at_least: float = 0.0,
+        data: Iterable[Batch] | None = None,
+        loss: Loss | None = None,
+        seed: int = 0,
+    ) -> None:
+        if steps < 1 or (every is not None and every < 1):
+            raise PlanError(f"Gradual(steps={steps}, every={every}): expected at least 1; they count optimizer steps.")
+        self.groups, self.criterion, self.budget = groups, criterion, budget
+        self.steps, self.every, self.schedule = steps, every or max(1, steps // 100), schedule
+        self.scope: Scope = scope
+        self.reduce: Reduce = reduce
+        self.keep_at_least, self.data, self.loss, self.seed = keep_at_least, data, loss, seed
+        self.step = 0
+        self.plan = Plan(groups, {}, budget)
+        self._masks: Mask | None = None
+        level = {g.name: torch.zeros(int(groups.left(g).sum())) for g in groups}
+        allocate(groups, level, budget, scope=scope, keep_at_least=keep_at_least)  # can it be reached at all?
+
+    def attach(self, model: nn.Module, *optimizers: Optimizer) -> Mask:
+        """Count the steps of the first optimizer, and hold the zeros after the steps of each, until `detach()`."""
+        if not optimizers:
+            raise PlanError(
+                "Gradual.attach(model) was given no optimizer to count the steps of; expected attach(model, optimizer)."
+            )
+        self._masks = mask(model, self.plan, *optimizers)
+        self._masks.until_detached(optimizers[0].register_step_post_hook(lambda *_: self._count(model)))
+        if self.step == 0:
+            self._go_on(model)
+        return self._masks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this stands, for checkpoints: {"step": int, "kept": group name -> packed bits}."""
+        kept = {} if self._masks is None else self._masks.state_dict()
+        return {"step": self.step, "kept": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; load the model and optimizer too, before or after `attach`."""
+        self.plan = with_bits(self.plan, state["kept"])
+        self.step = int(state["step"])
+        if self._masks is not None:
+            self._masks.update(self.plan)
+
+    def _count(self, model: nn.Module) -> None:
+        self.step += 1
+        if self.step <= self.steps and (self.step % self.every == 0 or self.step == self.steps):
+            self._go_on(model)
+
+    def _go_on(self, model: nn.Module) -> None:
+        """Prune as far as the schedule says by now."""
+        reached = self.schedule(self.step / self.steps)
+        here = self.groups.at(self.plan)
+        if isinstance(here.pattern, NofM):
+            here, target = _partway(here, here.pattern, reached), None
+        else:
+            assert self.budget is not None
+            target = partway(self.budget, self.groups, reached)
+        if here is None:
+            return
+        plan = allocate(here, self._scores(model, here), target, scope=self.scope, keep_at_least=self.keep_at_least)
+        self.plan = self.plan.then(plan)
+        assert self._masks is not None
+        self._masks.update(self.plan)
+
+    def _scores(self, model: nn.Module, here: Groups) -> Scores:
+        """Of the units that are left; the model still has all."""
+        whole: Mapping[str, Tensor] = score(
+            model,
+            self.groups,
+            self.criterion,
+            data=self.data,
+            loss=self.loss,
+            reduce=self.reduce,
+            seed=self.seed + self.step,
+        )
+        return {g.name: whole[g.name][here.left(g).to(whole[g.name].device)] for g in here}
+
+
+def _partway(groups: Groups, pattern: NofM, reached: float) -> Groups | None:
+    """So far on the way from m of m to n of m; None while that is still all."""
+    gone = floor((pattern.m - pattern.n) * min(max(reached, 0.0), 1.0) + 1e-9)
+    return replace(groups, pattern=NofM(pattern.m - gone, pattern.m)) if gone else None

@@ -1,0 +1,147 @@
+"""`mask`: zeros that hold while a model trains. The one named act in place, and a handle that ends it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from prunus.apply.zeros import kept_of, zero_
+from prunus.errors import PlanError
+from prunus.graph.private import private_copy, state_of, unwrap
+from prunus.plan import Plan, pack, unpack
+from prunus.score import check_shapes
+
+
+class Mask:
+    """Holds the zeros of `plan` in a model: after each step of an optimizer they are set again.
+
+    The model itself is not wrapped: its class, state-dict keys, pickling, `deepcopy` and `torch.export` are as before,
+    and a copy of it has the zeros, but nothing holds them there. `detach()` or leaving a `with` block ends the hold;
+    the zeros stay.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self._tensors = state_of(unwrap(model)).tensors
+        self._hooks: list[RemovableHandle] = []
+        self._ends = weakref.finalize(unwrap(model), _remove, self._hooks)  # a model that is gone needs no hold
+        self.update(plan)
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    def update(self, plan: Plan) -> None:
+        """Hold the zeros of another plan from now on; weights that come back start where they are, at zero."""
+        self._plan = plan
+        self._kept = kept_of(self._tensors, plan)
+        self.zero()
+
+    def zero(self) -> None:
+        """Set the zeros now, for loops that write to weights without a torch optimizer."""
+        self._zero(self._kept)
+
+    def clear_grads(self) -> None:
+        """Clear the gradients of what is held at zero: before clipping, so that the norm counts kept weights only."""
+        for name, kept in self._kept.items():
+            grad = self._tensors[name].grad
+            if grad is not None:
+                zero_(grad, kept)
+
+    def attach(self, *optimizers: Optimizer) -> Mask:
+        """Hold after the steps of these optimizers too; of none: of every optimizer that steps a held weight."""
+        for optimizer in optimizers:
+            self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        if not optimizers:
+            self._hooks.append(register_optimizer_step_post_hook(self._after_step))
+        return self
+
+    def until_detached(self, hook: RemovableHandle) -> None:
+        """Remove this hook too when the hold ends."""
+        self._hooks.append(hook)
+
+    def detach(self) -> None:
+        """End the hold. The zeros stay until something trains them away."""
+        _remove(self._hooks)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is kept, one bit a unit: group name -> packed bits; for checkpoints."""
+        groups = {group.leaf: group.name for group in self._plan.groups.every}
+        return {groups[leaf]: pack(kept) for leaf, kept in self._plan.left.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Hold what `state_dict` said. Raises `PlanError` when it names other groups than this plan."""
+        self.update(with_bits(self._plan, state))
+
+    def __enter__(self) -> Mask:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = {name: kept for name, kept in self._kept.items() if id(self._tensors[name]) in own}
+        if held:
+            buffers = {n: k for n, k in self._kept.items() if not isinstance(self._tensors[n], nn.Parameter)}
+            self._zero({**held, **buffers})
+
+    def _zero(self, kept: Mapping[str, Tensor]) -> None:
+        for name, mask in kept.items():
+            zero_(self._tensors[name], mask)
+
+
+def mask(model: nn.Module, plan: Plan, *optimizers: Optimizer) -> Mask:
+    """Set the weights that `plan` removes to zero, in place, and hold them there after each optimizer step.
+
+    With `optimizers`, after their steps; without, after the steps of whichever torch optimizer trains a held weight.
+    Plans over elements, N:M cells and blocks zero weights; plans over channels zero all that a unit owns: weights,
+    biases, normalisation entries and buffers, so that `shrink` by the same plan later changes nothing (of exact
+    groups). Costs one byte a prunable weight, which it shares with the plan, and one pass over the weights a step.
+
+    Raises `PlanError` when the model does not have the shapes the plan speaks of.
+
+    >>> import torch
+    >>> from prunus import Budget, Element, allocate, criteria, group, score
+    >>> net = nn.Linear(4, 2)
+    >>> groups = group(net, pattern=Element())
+    >>> plan = allocate(groups, score(net, groups, criteria.magnitude), Budget("units", at_most=0.5))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> with mask(net, plan, optimizer):
+    ...     net(torch.ones(1, 4)).sum().backward()
+    ...     optimizer.step()
+    >>> int((net.weight == 0).sum())
+    4
+    """
+    check_shapes(unwrap(model), plan.groups)
+    return Mask(model, plan).attach(*optimizers)
+
+
+def masked(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of the model with the zeros of the plan; nothing holds them."""
+    check_shapes(unwrap(model), plan.groups)
+    copy = private_copy(unwrap(model), share=False)
+    Mask(copy, plan)
+    return copy
+
+
+def with_bits(plan: Plan, state: Mapping[str, Tensor]) -> Plan:
+    """A plan over the same groups that keeps what packed bits say."""
+    every = {group.name: group for group in plan.groups.every}
+    unknown = sorted(set(state) - set(every))
+    if unknown:
+        raise PlanError(
+            f"The mask state names {unknown[0]!r}, which is no group of this plan; it was saved for another model or "
+            f"pattern. Groups here: {', '.join(list(every)[:4])}."
+        )
+    groups = replace(plan.groups, items=plan.groups.every, alive={} if plan.groups.laid else plan.groups.alive)
+    return replace(plan, groups=groups, keep={name: unpack(bits, every[name].size) for name, bits in state.items()})
+
+
+def _remove(hooks: list[RemovableHandle]) -> None:
+    while hooks:
+        hooks.pop().remove()
