@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fractions import Fraction
 from math import prod
 from typing import Any, TypeAlias
 
@@ -17,6 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from prunus.errors import MeasureError
 from prunus.measure.untouched import fresh
 from prunus.types import Inputs
+
+Formula: TypeAlias = Callable[..., Any]
+Share: TypeAlias = Callable[[Any, tuple[Any, ...]], Fraction]
+"""Given a kernel and its arguments, the share of its multiply-accumulates that counts, in [0, 1]."""
 
 
 def macs(model: nn.Module, example: Inputs) -> int:
@@ -34,17 +39,40 @@ def macs(model: nn.Module, example: Inputs) -> int:
 
     Source: torch.utils.flop_counter (PyTorch), with formulas for the fused kernels it leaves out; 2 FLOPs a MAC.
     """
+    return int(counted(model, example, "macs"))
+
+
+def counted(model: nn.Module, example: Inputs, metric: str, *, share: Share | None = None) -> Fraction:
+    """The multiply-accumulates of one call; of those of a kernel only its `share`, if given, exactly and unrounded.
+
+    `share` is asked when the kernel has run. Raises MeasureError, in the name of `metric`, as `macs` does.
+
+    >>> counted(nn.Linear(4, 2), Inputs.of(torch.ones(3, 4)), "macs", share=lambda kernel, args: Fraction(1, 5))
+    Fraction(24, 5)
+    """
     call = fresh(example)
     unknown = _Unknown()
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    if share is not None:
+        formulas: dict[Any, Formula] = counter.flop_registry
+        counter.flop_registry = {kernel: _shared(kernel, formulas[kernel], share) for kernel in formulas}
     with torch.no_grad(), _every_product_seen(), unknown, counter:
         model(*call.args, **call.kwargs)
     if unknown.kernels:
         raise MeasureError(
-            f"'macs' has no formula for {', '.join(sorted(unknown.kernels))}, which this model calls. Give one with "
-            "torch.utils.flop_counter.register_flop_formula, or leave 'macs' out of metrics."
+            f"{metric!r} has no formula for {', '.join(sorted(unknown.kernels))}, which this model calls. Give one "
+            f"with torch.utils.flop_counter.register_flop_formula, or leave {metric!r} out of metrics."
         )
-    return counter.get_total_flops() // 2
+    return Fraction(counter.get_total_flops()) / 2
+
+
+def is_product(kernel: Any) -> bool:
+    """Does `macs` count this kernel, such as torch.ops.aten.mm?"""
+    return kernel in flop_registry or kernel in _FORMULAS
+
+
+def _shared(kernel: Any, formula: Formula, share: Share) -> Formula:
+    return lambda *args, **kwargs: formula(*args, **kwargs) * share(kernel, args)
 
 
 class _Unknown(TorchDispatchMode):
@@ -61,7 +89,7 @@ class _Unknown(TorchDispatchMode):
     ) -> Any:
         packet = getattr(func, "overloadpacket", func)  # torch.cond and its like are no overloads
         words = set(packet.__name__.split("_"))
-        if not (packet in flop_registry or packet in _FORMULAS) and words & _PRODUCTS and not words & _HARMLESS:
+        if not is_product(packet) and words & _PRODUCTS and not words & _HARMLESS:
             self.kernels.add(str(packet))
         return func(*args, **(kwargs or {}))
 
