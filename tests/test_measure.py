@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 from vision import models
 
 from prunus.errors import MeasureError
 from prunus.measure import latency, measure
+from prunus.measure.effective import effective_macs
 from prunus.measure.macs import macs
-from prunus.measure.size import file_bytes, params
+from prunus.measure.size import CHUNK, compressed_bytes, file_bytes, nonzeros, params
 from prunus.statistics import mean_interval, wilson
 from prunus.types import Inputs, Measurement
 
@@ -63,12 +66,14 @@ def test_figures_come_in_the_order_asked_for_and_then_the_others() -> None:
 
 
 def test_every_figure_says_how_it_was_got() -> None:
-    everything = ("params", "macs", "bytes", "latency_ms", "accuracy")
-    figures = measure(mlp(), x, everything, threads=1, repeats=7, evaluate=lambda model: torch.ones(9))
+    figures = measure(mlp(), x, ALL, threads=1, repeats=7, evaluate=lambda model: torch.ones(9))
     assert {m.metric: (m.unit, m.repeats, m.threads, m.spread is None) for m in figures} == {
         "params": ("params", 1, None, True),
+        "nonzeros": ("params", 1, None, True),
         "macs": ("MACs", 1, None, True),
+        "effective_macs": ("MACs", 1, None, True),
         "bytes": ("bytes", 1, None, True),
+        "compressed_bytes": ("bytes", 1, None, True),
         "latency_ms": ("ms", 7, 1, False),
         "accuracy": ("share", 9, None, False),
     }
@@ -164,6 +169,44 @@ def test_bytes_are_those_of_the_file(tmp_path: Path) -> None:
     model.register_buffer("scratch", torch.ones(1000), persistent=False)  # not part of the state
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "model")
     assert only(measure(model, x, "bytes")).value == (tmp_path / "model").stat().st_size
+
+
+@pytest.mark.parametrize("how", ["same", "view", "transposed"])
+def test_a_zero_of_a_tied_tensor_counts_once(how: str) -> None:
+    model = Tied(how)
+    model.embed.weight.data[:2] = 0  # 2 rows of 4
+    assert nonzeros(model) == 6 * 4 - 8
+
+
+def test_nonzeros_are_what_does_not_equal_zero() -> None:
+    odd = nn.Parameter(torch.tensor([0.0, -0.0, math.nan, math.inf, 1e-45, 2.0]))
+    assert nonzeros(nn.ParameterList([odd, nn.Parameter(torch.zeros(3, 0))])) == 4
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize(
+    "convert",
+    [Tensor.to_sparse, Tensor.to_sparse_csr, lambda t: t.to(torch.float8_e4m3fn), lambda t: t.to(torch.complex64)],
+    ids=["coo", "csr", "float8", "complex"],
+)
+def test_nonzeros_in_any_layout_and_dtype(convert: Callable[[Tensor], Tensor]) -> None:
+    values = torch.tensor([[0.0, 2.0, -0.0], [0.25, 0.0, -1.0]])
+    parameter = nn.Parameter(convert(values), requires_grad=False)
+    assert nonzeros(nn.ParameterList([parameter])) == 3
+
+
+def test_a_buffer_is_no_nonzero_parameter() -> None:
+    assert nonzeros(nn.BatchNorm1d(5, affine=False)) == 0
+
+
+@pytest.mark.parametrize("floats", [1, CHUNK // 4, CHUNK])  # less than a chunk, about one, several
+def test_compressed_bytes_are_those_of_the_gzipped_file(tmp_path: Path, floats: int) -> None:
+    model = nn.ParameterDict({"w": nn.Parameter(torch.arange(floats) % 1000 / 7)})
+    save_file({"w": model["w"].detach()}, tmp_path / "model")
+    packed = gzip.compress((tmp_path / "model").read_bytes(), compresslevel=6, mtime=0)
+    figures = measure(model, x, ("compressed_bytes", "bytes"))
+    assert [m.value for m in figures] == [len(packed), (tmp_path / "model").stat().st_size]
+    assert compressed_bytes(model) == len(packed)
 
 
 # Multiply-accumulates, by hand
@@ -293,6 +336,257 @@ def test_macs_leave_the_fused_layers_as_they_were() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+# Multiply-accumulates by weights that are not zero, by hand
+
+
+class Holder(nn.Module):
+    """Calls `function(self, *args)`, with tensors of its own as parameters or, if `named` so, buffers."""
+
+    def __init__(self, function: Callable[..., object], buffers: tuple[str, ...] = (), **values: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in values.items():
+            if name in buffers:
+                self.register_buffer(name, value)
+            else:
+                self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, *args: Any) -> object:
+        return self.function(self, *args)
+
+
+def holed(*shape: int) -> Tensor:
+    """Ones, with a zero at the first place."""
+    values = torch.ones(*shape)
+    values.view(-1)[0] = 0
+    return values
+
+
+def zeroed(model: nn.Module, **zeros: Any) -> nn.Module:
+    """The model with ones for parameters, but for zeros in those named (dots as `__`), where the index says."""
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    for name, where in zeros.items():
+        model.get_parameter(name.replace("__", ".")).data[where] = 0
+    return model
+
+
+def activated(holder: Any) -> Tensor:
+    values = holder.w @ -holder.w
+    values[0, :1].view(1, 1)
+    return (values * holder.w).relu() @ holder.w
+
+
+def attended(**zeros: Any) -> nn.Module:
+    return zeroed(nn.MultiheadAttention(8, 2, batch_first=True), **zeros)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "count"),
+    [
+        # 3 rows, of 2 x 4 weights one is zero, or a row of them; biases are none
+        pytest.param(zeroed(nn.Linear(4, 2), weight=(0, 0)), (x,), 3 * 7, id="linear"),
+        pytest.param(zeroed(nn.Linear(4, 2), weight=1, bias=slice(None)), (x,), 3 * 4, id="linear-row"),
+        pytest.param(zeroed(nn.Linear(4, 2, bias=False), weight=(0, 0)), (q(4),), 7, id="linear-of-one-vector"),
+        pytest.param(zeroed(nn.Linear(4, 2)), (torch.zeros(3, 4),), 3 * 8, id="activations-of-zero"),
+        pytest.param(zeroed(nn.Linear(4, 2), weight=slice(None)), (x,), 0, id="all-zero"),
+        pytest.param(zeroed(nn.Linear(4, 2, bias=False)), (q(0, 4),), 0, id="no-rows"),
+        # 2 x 2 places, each with 6 filters of 2 x 3 x 3 weights
+        pytest.param(
+            zeroed(nn.Conv2d(4, 6, 3, stride=2, groups=2), weight=(0, 0)), (q(1, 4, 5, 5),), 4 * (6 * 18 - 9), id="conv"
+        ),
+        pytest.param(
+            zeroed(nn.Conv2d(4, 6, 3, stride=2, groups=2), weight=(5, 1, 2, 2)).to(memory_format=torch.channels_last),
+            (q(1, 4, 5, 5),),
+            4 * (6 * 18 - 1),
+            id="conv-channels-last",
+        ),
+        # each of 5 x 5 inputs meets 4 x 3 x 3 x 3 weights; the first of the four channels has none left
+        pytest.param(
+            zeroed(nn.ConvTranspose2d(4, 6, 3, groups=2), weight=0), (q(1, 4, 5, 5),), 25 * 3 * 27, id="transposed"
+        ),
+        # 5 tokens of width 8, four projections of 64; 2 heads of width 4 attend with 2 * 25 * 8
+        pytest.param(attended(in_proj_weight=0), (q(1, 5, 8),) * 3, 5 * (4 * 64 - 8) + 400, id="multihead"),
+        pytest.param(
+            attended(in_proj_weight=slice(8, 16), out_proj__weight=(0, 0)),
+            (q(1, 5, 8), q(1, 5, 8) * 2, q(1, 5, 8)),  # three tensors, so the projection is cut into three slices
+            5 * (4 * 64 - 64 - 1) + 400,
+            id="multihead-slices",
+        ),
+        # 6 steps of batch 2, four gates of 5, from 3 and from 5
+        pytest.param(zeroed(nn.LSTM(3, 5), weight_ih_l0=0), (q(6, 2, 3),), 12 * (20 * 8 - 3), id="lstm"),
+        pytest.param(
+            zeroed(nn.LSTM(3, 5, bidirectional=True), weight_hh_l0_reverse=0, bias_ih_l0=0),
+            (q(6, 2, 3),),
+            12 * (2 * 20 * 8 - 5),
+            id="lstm-both-ways",
+        ),
+        pytest.param(zeroed(nn.GRU(3, 5), weight_hh_l0=(0, 0)), (q(6, 2, 3),), 12 * (15 * 8 - 1), id="gru"),
+        pytest.param(
+            Holder(
+                lambda m, v: torch.lstm(v, (m.h, m.h), [m.i, m.r], False, 1, 0.0, False, False, False),
+                h=torch.zeros(1, 2, 5),
+                i=holed(20, 3),
+                r=torch.ones(20, 5),
+            ),
+            (q(6, 2, 3),),
+            12 * (20 * 8 - 1),
+            id="lstm-from-a-learned-state",
+        ),
+        # a square weight in two products
+        pytest.param(Holder(lambda m, v: v @ m.w @ m.w.T, w=holed(4, 4)), (x,), 3 * (15 + 15), id="used-twice"),
+        pytest.param(Holder(lambda m, v: v @ m.w[1:].T, w=holed(4, 4)), (x,), 3 * 12, id="slice-without-the-zero"),
+        pytest.param(Holder(lambda m, v: v @ m.w[:, :2], w=holed(4, 4)), (x,), 3 * 7, id="strided-slice"),
+        pytest.param(Holder(lambda m, v: v @ m.w, w=holed(4)), (x,), 3 * 3, id="vector"),
+        pytest.param(Holder(lambda m, v: torch.dot(m.w, v), w=holed(4)), (q(4),), 3, id="dot"),
+        pytest.param(
+            Holder(lambda m, v: torch.addmm(m.b, v, m.w), b=torch.zeros(3, 2), w=holed(4, 2)),
+            (x,),
+            3 * 7,
+            id="a-matrix-for-a-bias",
+        ),
+        # rows (0 1) and (1 1) by columns (0 1) and (1 1): one term is left at each place, two at the last
+        pytest.param(Holder(lambda m: m.a @ m.b, a=holed(2, 2), b=holed(2, 2)), (), 1 + 1 + 1 + 2, id="two-weights"),
+        pytest.param(Holder(lambda m: m.a @ m.b, a=holed(2, 3), b=holed(3)), (), 2 + 2, id="two-weights-one-vector"),
+        pytest.param(Holder(lambda m: m.a @ m.b, a=holed(4), b=holed(4).flip(0)), (), 2, id="two-vectors"),
+        pytest.param(Holder(lambda m, v: torch.bmm(v, m.w), w=holed(2, 4, 5)), (q(2, 3, 4),), 3 * 39, id="batched"),
+        pytest.param(Holder(lambda m, v: v @ m.w, w=holed(4, 5)), (q(2, 3, 4),), 6 * 19, id="broadcast"),
+        # 6 rows: two meet the first matrix, which has the zero, four the second
+        pytest.param(
+            Holder(lambda m, v: grouped(v, m.w, [2, 6]), w=holed(2, 16, 8)), (q(6, 16),), 6 * 128 - 2, id="experts"
+        ),
+        # made anew in each call
+        pytest.param(prune.l1_unstructured(nn.Linear(4, 2), "weight", 3), (x,), 3 * 5, id="masked"),
+        pytest.param(
+            parametrizations.weight_norm(zeroed(nn.Linear(4, 2), weight=(0, 0))), (x,), 3 * 7, id="weight-norm"
+        ),
+        pytest.param(
+            parametrizations.spectral_norm(zeroed(nn.Linear(4, 2), weight=(0, 0))).eval(),
+            (x,),
+            3 * 7 + (2 * 4 - 1) + 2,  # sigma: the matrix by a vector, then the dot product of two
+            id="spectral-norm",
+        ),
+        pytest.param(Holder(lambda m, v: v @ m.w.tril(), w=torch.ones(4, 4)), (x,), 3 * 10, id="lower-triangle"),
+        pytest.param(Holder(lambda m, v: v @ (m.w * 2).to(v.dtype), w=holed(4, 4).double()), (x,), 3 * 15, id="cast"),
+        pytest.param(
+            Holder(lambda m, v: v @ torch.zeros(4, 4).copy_(m.w), w=holed(4, 4)), (x,), 3 * 15, id="copied-in-place"
+        ),
+        pytest.param(
+            Holder(lambda m, v: v @ torch.cat([m.w, m.none]), w=holed(4, 4), none=q(0, 4)), (x,), 3 * 15, id="empty"
+        ),
+        # not weights
+        pytest.param(
+            Holder(lambda m, v: v.to_sparse().to_dense() @ m.w, w=holed(4, 4), none=q(0, 4)), (x,), 3 * 15, id="sparse"
+        ),
+        pytest.param(Holder(lambda m, v: v @ m.w, ("w",), w=holed(4, 4)), (x,), 3 * 16, id="buffer"),
+        pytest.param(Holder(lambda m, v: v @ (m.w * v[0, 1]), w=holed(4, 4)), (x,), 3 * 16, id="scaled-by-an-input"),
+        pytest.param(
+            Holder(lambda m, v: v @ m.w[v[:, 0].long() * 0], w=holed(1, 4, 3)[0]),
+            (x[:, :3],),
+            3 * 9,
+            id="picked-by-an-input",
+        ),
+        pytest.param(
+            Holder(lambda m, v: v @ m.c.copy_(v[:1].expand(4, 4)).mul_(m.w), ("c",), c=q(4, 4), w=holed(4, 4)),
+            (x,),
+            3 * 16,
+            id="buffer-written-with-an-input",
+        ),
+        # a product of weights, then what a network does with activations
+        pytest.param(
+            Holder(lambda m: F.layer_norm(m.w @ -m.w, (4,), m.g).relu() @ m.w, w=q(4, 4), g=q(4)),
+            (),
+            2 * 64,
+            id="activations-of-weights-alone",
+        ),
+        pytest.param(Holder(activated, w=q(4, 4)), (), 2 * 64, id="activations-seen-through-one-number"),
+        pytest.param(
+            Holder(lambda m, v: F.scaled_dot_product_attention(m.w, v, v), w=torch.zeros(1, 2, 5, 8)),
+            (q(1, 2, 7, 8),),
+            2 * 5 * 7 * 16,
+            id="learned-queries",
+        ),
+    ],
+)
+def test_effective_macs_are_those_counted_by_hand(model: nn.Module, inputs: tuple[Any, ...], count: int) -> None:
+    assert effective_macs(model.eval(), Inputs(inputs)) == count
+
+
+@pytest.mark.parametrize("how", ["same", "view", "transposed"])
+def test_a_tied_weight_is_multiplied_by_where_it_is_used(how: str) -> None:
+    model = Tied(how)
+    model.embed.weight.data[0, 0] = 0
+    width = model.head.weight.shape[1]
+    assert effective_macs(model.head, Inputs.of(torch.ones(3, width))) == 3 * (24 - 1)
+
+
+@pytest.mark.parametrize(("value", "zero"), [(-0.0, True), (math.nan, False), (1e-45, False)])
+def test_what_a_zero_weight_is(value: float, zero: bool) -> None:
+    model = nn.Linear(4, 2)
+    model.weight.data[1, 1] = value
+    assert effective_macs(model, Inputs.of(x)) == 3 * (8 - zero)
+
+
+@few
+@given(st.data(), sizes, sizes, st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.integers(0, 1))
+def test_effective_macs_are_the_multiplications_by_weights_that_are_not_zero(
+    data: st.DataObject, ins: int, outs: int, groups: int, kernel: int, stride: int, padding: int
+) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(groups * ins, groups * outs, kernel, stride, padding, groups=groups),
+        nn.ReLU(),
+        nn.Flatten(2),
+        nn.LazyLinear(3),
+        nn.ReLU(),
+        nn.Linear(3, 2),
+    )
+    values = torch.randn(2, groups * ins, 4, 4)
+    model(values)
+    multiplied: list[float] = []
+
+    def multiply(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        """One by one: every weight is multiplied once for each place of its output channel."""
+        channels = out.unbind(1 if isinstance(layer, nn.Conv2d) else -1)
+        for weights, places in zip(layer.weight, channels, strict=True):
+            multiplied.extend(number for number in weights.flatten().tolist() for _ in range(places.numel()))
+
+    for layer in (model[0], model[3], model[5]):
+        layer.weight.data[torch.rand(layer.weight.shape) < data.draw(st.floats(0, 1))] = 0
+        layer.register_forward_hook(multiply)
+    model(values)
+    brute = sum(number != 0 for number in multiplied)
+    assert effective_macs(model, Inputs.of(values)) == brute
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "mobilenet_v3_small", "swin_t"])
+def test_without_zeros_all_macs_are_effective(name: str) -> None:
+    model = models.get_model(name).eval()
+    image = Inputs.of(torch.ones(1, 3, 224, 224))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.01)  # some start at zero
+    assert effective_macs(model, image) == macs(model, image)
+
+
+def test_effective_macs_under_autocast() -> None:
+    model = nn.Linear(4, 2)
+    model.weight.data[0, 0] = 0
+
+    def cast(value: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(value)
+
+    wrapper = Apply(cast)
+    wrapper.model = model
+    assert effective_macs(wrapper, Inputs.of(x)) == 3 * 7
+
+
+def test_effective_macs_are_reported_side_by_side() -> None:
+    pruned = mlp()
+    pruned[0].weight.data[0] = 0
+    figures = measure(pruned, x, ("macs", "effective_macs", "nonzeros"), against=mlp())
+    assert [m.value for m in figures] == [54, 54 - 3 * 4, 23 - 4, 54, 54, 23]
+
+
 # Latency
 
 
@@ -419,7 +713,7 @@ class Restless(nn.Module):
         return out
 
 
-ALL = ("params", "macs", "bytes", "latency_ms", "accuracy")
+ALL = ("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes", "latency_ms", "accuracy")
 
 
 def restless() -> Restless:
@@ -490,7 +784,7 @@ def test_a_model_that_acts_on_train_is_told_of_the_return() -> None:
 def test_a_pending_backward_pass_still_runs() -> None:
     model = nn.BatchNorm1d(4).eval()
     loss = model(x).sum()
-    measure(model, x, ("macs", "latency_ms"), repeats=1)
+    measure(model, x, ("nonzeros", "macs", "effective_macs", "latency_ms"), repeats=1)
     loss.backward()
 
 
@@ -515,7 +809,7 @@ def sparse() -> nn.Module:
     [
         pytest.param(
             lambda: measure(mlp(), x, "latency"),
-            r"Unknown metric 'latency'; expected some of params, macs, .*Did you mean 'latency_ms'\?",
+            r"Unknown metric 'latency'; expected some of params, nonzeros, macs, .*Did you mean 'latency_ms'\?",
             id="unknown-metric",
         ),
         pytest.param(lambda: measure(mlp(), x, ("accuracy",)), "'accuracy' needs evaluate=", id="no-evaluate"),
@@ -526,6 +820,26 @@ def sparse() -> nn.Module:
             lambda: measure(mlp(), x, against=nn.LazyLinear(2)), "'weight' of against has no shape yet", id="lazy"
         ),
         pytest.param(lambda: macs(nn.Bilinear(4, 4, 2), Inputs((x, x))), "no formula for aten._trilinear", id="kernel"),
+        pytest.param(
+            lambda: effective_macs(nn.Bilinear(4, 4, 2), Inputs((x, x))),
+            "'effective_macs' has no formula for aten._trilinear",
+            id="effective-kernel",
+        ),
+        pytest.param(
+            lambda: measure(mlp().to("meta"), x.to("meta"), "effective_macs"),
+            "'0.weight' is on the meta device; 'macs' needs none",
+            id="effective-on-meta",
+        ),
+        pytest.param(
+            lambda: measure(mlp().to("meta"), x, "nonzeros"),
+            "'nonzeros' reads values, but '0.weight' is on the meta device",
+            id="nonzeros-on-meta",
+        ),
+        pytest.param(
+            lambda: measure(Opaque(), x, "compressed_bytes"),
+            "'compressed_bytes' writes the state .*'_extra_state' is a dict",
+            id="compressed-no-tensor",
+        ),
         pytest.param(lambda: measure(Opaque(), x, "bytes"), "'_extra_state' is a dict, not a tensor", id="no-tensor"),
         pytest.param(
             lambda: measure(sparse(), x, "bytes"), "'mask' is a tensor of layout torch.sparse_coo", id="sparse"

@@ -13,15 +13,25 @@ from torch.nn.parameter import is_lazy
 
 from prunus.errors import MeasureError
 from prunus.measure.accuracy import accuracy
+from prunus.measure.effective import effective_macs
 from prunus.measure.facts import facts
 from prunus.measure.latency import latencies_ms
 from prunus.measure.macs import macs
-from prunus.measure.size import file_bytes, params
+from prunus.measure.size import compressed_bytes, file_bytes, nonzeros, params
 from prunus.measure.untouched import untouched
 from prunus.statistics import median_quartiles
 from prunus.types import Evaluate, Inputs, Measurement, Progress
 
-UNITS = {"params": "params", "macs": "MACs", "bytes": "bytes", "latency_ms": "ms", "accuracy": "share"}
+UNITS = {
+    "params": "params",
+    "nonzeros": "params",
+    "macs": "MACs",
+    "effective_macs": "MACs",
+    "bytes": "bytes",
+    "compressed_bytes": "bytes",
+    "latency_ms": "ms",
+    "accuracy": "share",
+}
 
 
 def measure(
@@ -38,13 +48,19 @@ def measure(
 ) -> tuple[Measurement, ...]:
     """Measure `model` on its example `inputs`, here and now: one Measurement a metric, in the order asked for.
 
-    | metric       | value                                             | spread                    | repeats       |
-    |--------------|---------------------------------------------------|---------------------------|---------------|
-    | `params`     | parameters, a tied tensor counted once            | none                      | 1             |
-    | `macs`       | multiply-accumulates of the example call          | none                      | 1             |
-    | `bytes`      | the state as a safetensors file, really written   | none                      | 1             |
-    | `latency_ms` | median time of the example call                   | quartiles                 | calls timed   |
-    | `accuracy`   | mean of `evaluate(model)`, one score (n,) a sample | 95 % interval, see `prunus.statistics` | n |
+    | metric             | value                                           | spread        | repeats     |
+    |--------------------|-------------------------------------------------|---------------|-------------|
+    | `params`           | parameters, a tied tensor counted once          | none          | 1           |
+    | `nonzeros`         | those of them that are not zero                 | none          | 1           |
+    | `macs`             | multiply-accumulates of the example call        | none          | 1           |
+    | `effective_macs`   | those of them whose weight is not zero          | none          | 1           |
+    | `bytes`            | the state as a safetensors file, really written | none          | 1           |
+    | `compressed_bytes` | that file after gzip                            | none          | 1           |
+    | `latency_ms`       | median time of the example call                 | quartiles     | calls timed |
+    | `accuracy`         | mean of `evaluate(model)`, one score a sample   | 95 % interval | n           |
+
+    Zeros are counted, never called speed: `nonzeros` and `effective_macs` say what a runtime that skips zeros could
+    save, `latency_ms` what this one does. Scores have shape (n,); for their interval see `prunus.statistics`.
 
     `against` is measured too, and its figures follow with subject "against"; the two are timed call by call in turn, in
     one process. `inputs` is a tensor, a tuple of arguments, a dict of keyword arguments, or `Inputs`; of a list of
@@ -136,14 +152,16 @@ def _figures(name: str, ask: _Ask) -> list[_Figure]:
 
 
 def _figure(name: str, model: nn.Module, ask: _Ask) -> _Figure:
-    if name == "params":
-        return _Figure(params(model))
-    if name == "macs":
-        return _Figure(macs(model, ask.example))
-    if name == "bytes":
-        return _Figure(file_bytes(model))
+    if name in _SIZES:
+        return _Figure(_SIZES[name](model))
+    if name in _CALLS:
+        return _Figure(_CALLS[name](model, ask.example))
     assert ask.evaluate is not None  # _check
     return _Figure(*accuracy(model, ask.evaluate))
+
+
+_SIZES = {"params": params, "nonzeros": nonzeros, "bytes": file_bytes, "compressed_bytes": compressed_bytes}
+_CALLS = {"macs": macs, "effective_macs": effective_macs}
 
 
 def _latencies(ask: _Ask) -> list[_Figure]:
