@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from prunus.graph.axes import Axes
 from prunus.graph.graph import Graph, Mode
@@ -58,7 +59,9 @@ def candidates(
 
 
 def _hooks(module: nn.Module) -> bool:
-    return bool(vars(module)["_forward_hooks"] or vars(module)["_forward_pre_hooks"])
+    """Has a module hooks that could have closed over the model? Those of `torch.nn.utils.prune` hold a name only."""
+    hooks = [*vars(module)["_forward_hooks"].values(), *vars(module)["_forward_pre_hooks"].values()]
+    return any(not isinstance(hook, BasePruningMethod) for hook in hooks)
 
 
 def _edits(
