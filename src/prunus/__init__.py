@@ -18,7 +18,7 @@ from prunus.measure import measure
 from prunus.patterns import Block, Channel, Element, NofM
 from prunus.pipeline import prune
 from prunus.plan import Plan, load_plan
-from prunus.recover import finetune, recalibrate
+from prunus.recover import distillation, finetune, recalibrate
 from prunus.result import Result
 from prunus.save import load, save
 from prunus.score import score
@@ -47,6 +47,7 @@ __all__ = [
     "allocate",
     "carry",
     "criteria",
+    "distillation",
     "errors",
     "finetune",
     "group",
