@@ -10,7 +10,7 @@ import pytest
 
 import prunus
 from prunus import cli
-from prunus.tasks import demo, digits
+from prunus.tasks import demo, digits, sparse
 
 
 @pytest.fixture
@@ -62,6 +62,18 @@ def test_run_digits_prints_every_row_and_saves(call, tmp_path: Path, monkeypatch
         assert row in out
     loaded = prunus.load(tmp_path, digits.digits_cnn)
     assert sum(p.numel() for p in loaded.parameters()) < sum(p.numel() for p in digits.digits_cnn().parameters()) / 2
+
+
+def test_run_digits_sparse_prints_every_row_and_saves(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
+    for name in ("EPOCHS", "GRADUAL_EPOCHS", "RECOVER_EPOCHS"):
+        monkeypatch.setattr(sparse, name, 1)
+    code, out = call("run", "digits-sparse", "--out", tmp_path)
+    assert code == 0
+    for row in ("dense", "random zeros", "one shot", "not recovered", "pruned, recovered", "no dense runtime faster"):
+        assert row in " ".join(out.split())
+    loaded = prunus.load(tmp_path, digits.digits_cnn)
+    weights = [p for p in loaded.parameters() if p.ndim > 1]
+    assert sum(int(p.count_nonzero()) for p in weights) <= 0.1 * sum(p.numel() for p in weights)
 
 
 def test_brackets_in_errors_are_no_markup(call, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001

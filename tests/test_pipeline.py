@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunus
-from prunus import pipeline
+from prunus import result
 from prunus.errors import ArtifactError, BudgetError, CriterionError, GroupError, MeasureError, RecoverError, TraceError
 
 DRAW = torch.Generator().manual_seed(0)
@@ -25,7 +26,8 @@ INPUTS = IMAGES[:4]
 @pytest.fixture(autouse=True)
 def costs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring latency takes seconds; tests/test_measure.py and the demonstration's test do that."""
-    monkeypatch.setattr(pipeline, "REPORTED", ("params", "macs", "bytes"))
+    monkeypatch.setattr(result, "REPORTED", ("params", "macs", "bytes"))
+    monkeypatch.setattr(result, "ZEROS_TOO", ("nonzeros", "effective_macs"))
 
 
 def net() -> nn.Module:
@@ -62,6 +64,14 @@ def pruned(model: nn.Module, **given: Any) -> prunus.Result:
     return prunus.prune(model, INPUTS, **{**settings, **given})
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "channels": {},
+    "elements": {"pattern": prunus.Element(), "scope": "layer"},
+    "blocks": {"pattern": prunus.Block(4, 1), "reduce": "l2"},
+    "2:4": {"pattern": prunus.NofM(2, 4), "skip": "0", "budget": None, "rounds": 1},
+}
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.clone() for name, t in model.state_dict().items()}
 
@@ -84,12 +94,75 @@ def test_budget_is_met_and_the_model_untouched() -> None:
     assert "McNemar" in str(result)
 
 
-def test_same_seed_same_model() -> None:
-    assert same(state(pruned(net()).model), state(pruned(net()).model))
+@pytest.mark.parametrize("form", FORMS)
+def test_same_seed_same_model(form: str) -> None:
+    assert same(state(pruned(net(), **FORMS[form]).model), state(pruned(net(), **FORMS[form]).model))
 
 
-@pytest.mark.parametrize("killed_in", [1, 2, 3])
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, killed_in: int) -> None:
+def trained_elsewhere(model: nn.Module) -> nn.Module:
+    """A recovery that gives back another model, and writes to its weights without an optimizer."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.1)
+    return other
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "channels"])
+@pytest.mark.parametrize("way", [recover, trained_elsewhere])
+def test_zeros_hold_through_recovery_whatever_trains(form: str, way: Any) -> None:
+    model = net()
+    before = state(model)
+    result = pruned(model, **{**FORMS[form], "recover": way})
+    assert same(before, state(model))
+    assert type(result.model) is type(model)
+    kept = sum(int(keep.sum()) * result.plan.groups[name].grid.elements for name, keep in result.plan.keep.items())  # type: ignore[union-attr]
+    held = [p for name, p in result.model.named_parameters() if name in result.plan.keep]
+    assert sum(int(p.count_nonzero()) for p in held) == kept
+    assert not all(torch.equal(before[name], p) for name, p in result.model.named_parameters() if name in before)
+    costs = {m.metric: m.value for m in result.after}
+    assert costs["effective_macs"] == pytest.approx(result.plan.costs["macs"][1])
+    if form != "2:4":
+        assert costs["effective_macs"] <= 0.4 * result.plan.costs["macs"][0]
+    assert "no dense runtime faster" in str(result)
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "channels"])
+def test_a_model_with_zeros_is_saved_and_loaded(form: str, tmp_path: Path) -> None:
+    result = pruned(net(), **FORMS[form])
+    prunus.save(result, tmp_path)
+    for loaded in (prunus.load(tmp_path), prunus.load(tmp_path, net)):
+        assert state(loaded).keys() == state(result.model).keys()
+        assert all(torch.equal(t, state(result.model)[name]) for name, t in state(loaded).items())
+        assert torch.equal(loaded(INPUTS), result.model.eval()(INPUTS))
+    groups = prunus.group(result.graph, pattern=FORMS[form]["pattern"], skip=FORMS[form].get("skip", ()))
+    again = prunus.load_plan(tmp_path, groups)
+    assert all(torch.equal(again.keep[name], keep) for name, keep in result.plan.keep.items())
+
+
+def test_n_of_m_takes_neither_budget_nor_rounds() -> None:
+    with pytest.raises(BudgetError, match="fixes its own density"):
+        pruned(net(), **{**FORMS["2:4"], "budget": prunus.Budget("units", at_most=0.5)})
+    with pytest.raises(BudgetError, match="in one round"):
+        pruned(net(), **{**FORMS["2:4"], "rounds": 2})
+
+
+def test_a_tenth_of_each_group_of_channels_stays_by_default_but_one_weight_of_a_layer_may_do() -> None:
+    model = net()
+    with torch.no_grad():
+        model[3].weight.mul_(1e-6)
+    settings: dict[str, Any] = {"criterion": prunus.criteria.magnitude, "rounds": 1, "recover": None}
+    budget = prunus.Budget("units", at_most=0.03)
+    element = pruned(model, pattern=prunus.Element(), budget=budget, **settings).plan
+    assert int(element.keep["3.weight"].sum()) == 1
+    channel = pruned(model, budget=prunus.Budget("units", at_most=0.3), **settings).plan
+    assert int(channel.keep["3"].sum()) >= 3
+
+
+@pytest.mark.parametrize(
+    ("form", "killed_in"), [(form, r) for form in FORMS for r in range(1, FORMS[form].get("rounds", 3) + 1)]
+)
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, form: str, killed_in: int) -> None:
     calls = 0
 
     def killed(model: nn.Module) -> nn.Module:
@@ -100,9 +173,9 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, killed_in: int) ->
         return recover(model)
 
     with pytest.raises(KeyboardInterrupt):
-        pruned(net(), recover=killed, run_dir=tmp_path)
+        pruned(net(), **FORMS[form], recover=killed, run_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == killed_in - 1
-    resumed, whole = pruned(net(), run_dir=tmp_path), pruned(net())
+    resumed, whole = pruned(net(), **FORMS[form], run_dir=tmp_path), pruned(net(), **FORMS[form])
     assert same(state(resumed.model), state(whole.model))
     assert resumed.history == whole.history
 

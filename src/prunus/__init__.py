@@ -19,7 +19,7 @@ from prunus.patterns import Block, Channel, Element, NofM
 from prunus.pipeline import prune
 from prunus.plan import Plan, load_plan
 from prunus.recover import distillation, finetune, recalibrate
-from prunus.result import Result
+from prunus.result import Result, compare
 from prunus.save import load, save
 from prunus.score import score
 from prunus.stats import Stats
@@ -46,6 +46,7 @@ __all__ = [
     "Stats",
     "allocate",
     "carry",
+    "compare",
     "criteria",
     "distillation",
     "errors",

@@ -24,14 +24,14 @@ except ModuleNotFoundError as error:
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="Prune neural networks: really smaller, measured.")
 console = Console(width=None if sys.stdout.isatty() else 160)
-TASKS = ("digits",)
+TASKS = ("digits", "digits-sparse")
 
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="An embedded task: digits.")],
+    task: Annotated[str, typer.Argument(help="An embedded task: digits (channels) or digits-sparse (zeros).")],
     seed: Annotated[int, typer.Option(help="Seed of data order, initial weights and scores.")] = 0,
-    out: Annotated[Path, typer.Option(help="Where the pruned model is saved.")] = Path("runs/digits"),
+    out: Annotated[Path | None, typer.Option(help="Where the pruned model is saved; runs/TASK by default.")] = None,
 ) -> None:
     """Train, prune, recover, measure and save an embedded task.
 
@@ -39,15 +39,19 @@ def run(
     """
     if task not in TASKS:
         raise RecipeError(f"There is no task {task!r}; expected one of {', '.join(TASKS)}.")
+    from prunus.result import ZEROS
     from prunus.table import comparison
-    from prunus.tasks import demo
+    from prunus.tasks import demo, sparse
+    from prunus.tasks.rows import BATCH, DENSE
 
-    started = time.monotonic()
+    started, out = time.monotonic(), out or Path("runs") / task
     with shown_progress() as progress:
-        done = demo.run(seed, out, progress)
-    images = done.rows[demo.DENSE].correct.numel()
-    title = f"{task}, seed {seed}, {images} test images; latency: batch {demo.BATCH}, 1 thread, interleaved with dense"
+        done = {"digits": demo.run, "digits-sparse": sparse.run}[task](seed, out, progress)
+    images = done.rows[DENSE].correct.numel()
+    title = f"{task}, seed {seed}, {images} test images; latency: batch {BATCH}, 1 thread, interleaved with dense"
     console.print(comparison(done.rows, title))
+    if done.result.plan.groups.laid:
+        console.print(ZEROS)
     console.print(f"saved to {escape(str(out))}; {time.monotonic() - started:.0f} s")
 
 

@@ -26,7 +26,7 @@ def cost_of(metric: str, groups: Groups) -> Cost:
 def whole(metric: str, groups: Groups) -> float:
     """The cost of the model as it was."""
     if groups.laid:
-        return unit_costs(metric, groups).of({g.name: g.size for g in groups})
+        return _whole_within(metric, groups)
     return cost_of(metric, groups)({})
 
 
@@ -66,7 +66,10 @@ def _own_sizes(graph: Graph) -> dict[Atom, int]:
 
 @dataclass(frozen=True, eq=False)
 class UnitCosts:
-    """The cost of a model whose groups lie within tensors: `rest`, and so much for each unit of a group that stays."""
+    """The cost of a model whose groups lie within tensors: `rest`, and so much for each unit of a group that stays.
+
+    `rest` is what no group holds, and what an earlier plan left of the groups that `only` and `skip` leave out.
+    """
 
     rest: float
     unit: Mapping[str, float]
@@ -78,30 +81,37 @@ class UnitCosts:
 def unit_costs(metric: str, groups: Groups) -> UnitCosts:
     """`units`, `params` (those that are not zero) or `macs` (those of weights that are not zero; needs the graph)."""
     unit = {"units": _one_each, "params": _elements_each, "macs": _macs_each}[metric](groups)
+    gone = {g.name: g.size if g.name in groups else g.size - int(groups.left(g).sum()) for g in groups.every}
+    rest = _whole_within(metric, groups) - sum(unit[name] * count for name, count in gone.items())
+    return UnitCosts(rest, unit)
+
+
+def _whole_within(metric: str, groups: Groups) -> float:
     whole = {"units": sum(g.size for g in groups), "params": groups.parameters}
-    total = whole[metric] if metric in whole else _macs(groups.graph)({})
-    return UnitCosts(total - sum(unit[g.name] * g.size for g in groups), unit)
+    return whole[metric] if metric in whole else _macs(groups.graph)({})
 
 
 def _one_each(groups: Groups) -> Mapping[str, float]:
-    return {group.name: 1.0 for group in groups}
+    """Units are those of the groups at hand alone."""
+    return {group.name: float(group.name in groups) for group in groups.every}
 
 
 def _elements_each(groups: Groups) -> Mapping[str, float]:
-    return {group.name: float(group.grid.elements) for group in groups if group.grid is not None}
+    return {group.name: float(group.grid.elements) for group in groups.every if group.grid is not None}
 
 
 def _macs_each(groups: Groups) -> Mapping[str, float]:
     """MACs in which one unit takes part: each element of a weight is multiplied equally often."""
     mode, graph = groups.graph.eval, groups.graph
-    found = {group.name: 0.0 for group in groups}
+    sizes = {group.name: group.size for group in groups.every}
+    found = dict.fromkeys(sizes, 0.0)
     own = _own_sizes(graph)
     for node in mode.program.nodes:
         note = mode.inferred.notes.get(node.name)
         if note is not None and note.macs is not None:
             macs = prod(length(axis, own) for axis in note.macs)
             for name in {*multiplied_by(node, mode.inferred.roots)} & found.keys():
-                found[name] += macs / groups[name].size
+                found[name] += macs / sizes[name]
     return found
 
 

@@ -80,4 +80,4 @@ def multiples_of(pattern: Laid) -> tuple[int, int]:
 
 def _positive(pattern: object, number: int, hint: str) -> None:
     if number < 1:
-        raise GroupError(f"{pattern} must be of positive integers; {hint}.")
+        raise GroupError(f"{pattern} needs positive integers; {hint}.")

@@ -8,33 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus import criteria, schedules
 from prunus.allocate import Scope, allocate, partway
 from prunus.apply.apply import apply
 from prunus.apply.mask import Mask, mask
 from prunus.criteria import Criterion
-from prunus.errors import BudgetError, CriterionError, GroupError, MeasureError, RecoverError, TraceError
-from prunus.graph.graph import Graph
+from prunus.errors import BudgetError, CriterionError, GroupError, RecoverError, TraceError
 from prunus.graph.group import group
 from prunus.graph.groups import Groups
 from prunus.graph.private import unwrap
 from prunus.graph.trace import trace
-from prunus.measure import measure
+from prunus.measure.accuracy import accuracy
 from prunus.measure.untouched import untouched
 from prunus.patterns import Channel, NofM, Pattern
 from prunus.plan import Plan
-from prunus.result import Result
+from prunus.result import Result, compare
 from prunus.rounds import Rounds
 from prunus.schedules import Schedule
 from prunus.score import Reduce, score
-from prunus.statistics import paired
-from prunus.types import Batch, Budget, Evaluate, Inputs, Loss, Progress, Recover
-
-REPORTED = ("params", "macs", "bytes", "latency_ms")
-ZEROS_TOO = ("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes", "latency_ms")
+from prunus.types import Batch, Budget, Evaluate, Loss, Progress, Recover
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +105,9 @@ def prune(
     graph = trace(model, inputs, outputs=outputs)
     groups = _exact(group(graph, pattern=pattern, only=only, skip=skip), inexact)
     settings = {"pattern": str(pattern), **_settings(ask)}
-    return _measured(ask, model, graph, *_loop(ask, model, groups, Rounds.at(run_dir, model, groups, settings)))
+    small, plan, history = _loop(ask, model, groups, Rounds.at(run_dir, model, groups, settings))
+    _tell(ask, "measure", rounds)
+    return compare(model, small, plan, evaluate=evaluate, history=history)
 
 
 def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.Module, Plan, list[Mapping[str, Any]]]:
@@ -187,42 +183,11 @@ def _exact(groups: Groups, inexact: bool) -> Groups:
     return exact
 
 
-def _measured(
-    ask: Ask, model: nn.Module, graph: Graph, small: nn.Module, plan: Plan, history: list[Mapping[str, Any]]
-) -> Result:
-    _tell(ask, "measure", ask.rounds)
-    inputs: Inputs = graph.examples[0]
-    metrics = ZEROS_TOO if plan.groups.laid else REPORTED
-    taken = measure(small, inputs, metrics, against=model)
-    after, before = taken[: len(metrics)], taken[len(metrics) :]
-    if ask.evaluate is None:
-        return Result(small, graph, plan, before, after, None, tuple(history))
-    scores = [_scores(ask.evaluate, m) for m in (model, small)]
-    quality = [
-        measure(m, inputs, "accuracy", evaluate=lambda _m, s=s: s)[0]
-        for m, s in zip((model, small), scores, strict=True)
-    ]
-    both = [s for s in scores if isinstance(s, Tensor) and s.ndim == 1]
-    change = paired(both[0], both[1]) if len(both) == 2 else None
-    return Result(small, graph, plan, (*before, quality[0]), (*after, quality[1]), change, tuple(history))
-
-
-def _scores(evaluate: Evaluate, model: nn.Module) -> Tensor | float:
-    with untouched(model), torch.no_grad():
-        given: Any = evaluate(model)
-    if not isinstance(given, Tensor | float | int):
-        raise MeasureError(
-            f"evaluate(model) returned a {type(given).__name__}; expected one score a sample, a tensor of shape "
-            "(n,), or a number."
-        )
-    return given
-
-
 def _quality(ask: Ask, model: nn.Module) -> float | None:
     if ask.evaluate is None:
         return None
-    scores = _scores(ask.evaluate, model)
-    return float(scores.double().mean()) if isinstance(scores, Tensor) else float(scores)
+    with untouched(model):
+        return accuracy(model, ask.evaluate)[0]
 
 
 def _settings(ask: Ask) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a pruning run gives back: the model, the plan that made it, and what was measured."""
+"""What pruning gives back: the model, the plan that made it, and what was measured before and after."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prunus.graph.graph import Graph
+from prunus.measure import measure
+from prunus.measure.untouched import untouched
 from prunus.plan import Plan
-from prunus.statistics import PairedChange
-from prunus.types import Measurement
+from prunus.statistics import PairedChange, paired
+from prunus.types import Evaluate, Measurement
 
+REPORTED = ("params", "macs", "bytes", "latency_ms")
+ZEROS_TOO = ("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes", "latency_ms")
 ZEROS = (
     "Zeros alone make no dense runtime faster and no raw file smaller: latency and bytes are shown as measured. For "
     "speed remove channels (pattern=Channel()); zeros pay in compressed files, and where kernels are made for them."
@@ -44,6 +49,43 @@ class Result:
         if self.plan.groups.laid:
             lines.append(ZEROS)
         return "\n".join(lines)
+
+
+def compare(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    *,
+    evaluate: Evaluate | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> Result:
+    """Measure a model before and after, side by side on the first example of the traced graph.
+
+    What `prune` ends with; call it after a loop of your own, with `small = shrink(model, plan)` trained again, or a
+    copy of the model pruned by `mask` or `Gradual`. `evaluate(model)` gives one score a sample (n,), for intervals and
+    a paired test, or a bare number.
+
+    Raises `GroupError` when the plan is about a model that was not traced, `MeasureError` for wrong scores.
+    """
+    inputs = plan.graph.examples[0]
+    metrics = ZEROS_TOO if plan.groups.laid else REPORTED
+    taken = measure(small, inputs, metrics, against=model)
+    after, before = taken[: len(metrics)], taken[len(metrics) :]
+    if evaluate is None:
+        return Result(small, plan.graph, plan, before, after, None, tuple(history))
+    scores = [_scores(evaluate, m) for m in (model, small)]
+    quality = [
+        measure(m, inputs, "accuracy", evaluate=lambda _m, s=s: s)[0]
+        for m, s in zip((model, small), scores, strict=True)
+    ]
+    both = [s for s in scores if isinstance(s, Tensor) and s.ndim == 1]
+    change = paired(both[0], both[1]) if len(both) == 2 else None
+    return Result(small, plan.graph, plan, (*before, quality[0]), (*after, quality[1]), change, tuple(history))
+
+
+def _scores(evaluate: Evaluate, model: nn.Module) -> Tensor | float:
+    with untouched(model), torch.no_grad():
+        return evaluate(model)
 
 
 def shown(m: Measurement) -> str:

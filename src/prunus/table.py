@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.markup import escape
 from rich.table import Table
@@ -12,7 +12,8 @@ from prunus.graph.graph import Graph
 from prunus.graph.groups import Group, Groups
 from prunus.result import shown
 from prunus.statistics import accuracy_interval
-from prunus.tasks.demo import DENSE, Row
+from prunus.tasks.rows import DENSE, Row
+from prunus.types import Measurement
 
 _COUPLED_SHOWN = 6
 
@@ -20,27 +21,41 @@ _COUPLED_SHOWN = 6
 def comparison(rows: Mapping[str, Row], title: str) -> Table:
     """One row a model: costs, latency beside the dense model's, accuracy with interval, paired drop with interval."""
     table = Table(title=escape(title), title_justify="left")
-    headings = ("model", "params", "MACs", "KiB", "latency, ms", "of dense", "accuracy, %", "drop, points", "p")
-    for heading in headings:
+    costs = [name for name in _COSTS if name in rows[DENSE].figures]
+    shown_as = [_COSTS[name][0] for name in costs]
+    for heading in ("model", *shown_as, "latency, ms", "of dense", "accuracy, %", "drop, points", "p"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, row in rows.items():
-        table.add_row(escape(name), *_costs(row), *_quality(row, rows[DENSE], name == DENSE))
+        cells = [_COSTS[cost][1](row.figures[cost]) for cost in costs]
+        table.add_row(escape(name), *cells, *_latency(row), *_quality(row, rows[DENSE], name == DENSE))
     return table
 
 
-def _costs(row: Row) -> tuple[str, ...]:
-    figures = row.figures
-    latency, dense = figures["latency_ms"], figures["dense_latency_ms"]
+def _an_image(m: Measurement) -> str:
+    return f"{m.value / (m.batch or 1):,.0f}"
+
+
+def _kibibytes(m: Measurement) -> str:
+    return f"{m.value / 1024:,.0f}"
+
+
+_COSTS: Mapping[str, tuple[str, Callable[[Measurement], str]]] = {
+    "params": ("params", shown),
+    "nonzeros": ("nonzeros", shown),
+    "macs": ("MACs", _an_image),
+    "effective_macs": ("effective MACs", _an_image),
+    "bytes": ("KiB", _kibibytes),
+    "compressed_bytes": ("KiB, gzip", _kibibytes),
+}
+"""Metric -> its heading, and how it is written."""
+
+
+def _latency(row: Row) -> tuple[str, str]:
+    latency, dense = row.figures["latency_ms"], row.figures["dense_latency_ms"]
     low, high = latency.spread or (latency.value, latency.value)
     ratio = latency.value / dense.value
     of_dense = f"{ratio:.2f}x" if ratio <= 1 else f"[red]{ratio:.2f}x[/red]"
-    return (
-        shown(figures["params"]),
-        f"{figures['macs'].value / (figures['macs'].batch or 1):,.0f}",
-        f"{figures['bytes'].value / 1024:,.0f}",
-        f"{latency.value:.2f} ({low:.2f} to {high:.2f})",
-        of_dense,
-    )
+    return f"{latency.value:.2f} ({low:.2f} to {high:.2f})", of_dense
 
 
 def _quality(row: Row, dense: Row, is_dense: bool) -> tuple[str, str, str]:

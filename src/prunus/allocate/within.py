@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf
@@ -17,6 +18,8 @@ from prunus.types import Budget
 
 _SLACK = 1e-9
 """Of a unit: 0.3 * 10 is 3, though floating point says a little less."""
+_PARTS = 2**40
+"""Of a share: a share that must be lowered is the largest that fits to within this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,24 +100,38 @@ def _together(sheets: Sequence[Sheet], room: float) -> list[Tensor]:
 
 def _apart(sheets: Sequence[Sheet], room: float, by_row: bool) -> list[Tensor]:
     """The same share of every sheet, and of every row of it."""
-    share = room / (sum(s.cost * s.group.size for s in sheets) or 1.0)
-    counts = [s.allowed(share * s.group.size) for s in sheets]
+    counts = _same_share(sheets, room)
     choose = _top_of_rows if by_row else lambda s, count: top(s.scores, count)
     return [choose(s, count).cpu() for s, count in zip(sheets, counts, strict=True)]
+
+
+def _same_share(sheets: Sequence[Sheet], room: float) -> list[int]:
+    """Units of each sheet at the share that there is room for; at the largest below, where the least take too much."""
+    share = min(1.0, room / (sum(s.cost * s.group.size for s in sheets) or 1.0))
+
+    def counts(part: int) -> list[int]:
+        return [s.allowed(share * part / _PARTS * s.group.size) for s in sheets]
+
+    def exceeds(part: int) -> bool:
+        return sum(s.cost * n for s, n in zip(sheets, counts(part), strict=True)) > room * (1 + 1e-12) + _SLACK
+
+    return counts(max(0, bisect_left(range(_PARTS + 1), True, key=exceeds) - 1))
 
 
 def _top_of_rows(sheet: Sheet, count: int) -> Tensor:
     """`count` units, equally many of each row to within one; the rows with the best candidates get one more."""
     assert sheet.group.grid is not None
     rows = sheet.scores.view(sheet.group.grid.rows, -1)
-    each, more = divmod(count, len(rows))
+    left = (rows > -inf).sum(1)  # a row that an earlier plan left with fewer keeps all of them
+    each = bisect_left(range(rows.shape[1]), True, key=lambda n: int(left.clamp(max=n + 1).sum()) > count)
+    kept = left.clamp(max=each)
+    more = count - int(kept.sum())
     ranked = rows.sort(dim=1, descending=True, stable=True)
-    kept = torch.full((len(rows),), each, device=rows.device)
     if more:
         kept += top(ranked.values[:, each], more)
     place = torch.arange(rows.shape[1], device=rows.device)
     keep = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, ranked.indices, place < kept[:, None])
-    return (keep & (rows > -inf)).flatten()
+    return keep.flatten()
 
 
 def top(values: Tensor, count: int) -> Tensor:

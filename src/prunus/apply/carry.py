@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 from prunus.apply.build import cut_one
 from prunus.errors import PlanError
 from prunus.graph.private import state_of, unwrap
+from prunus.graph.width import counts, length
 from prunus.plan import Plan
 
 
@@ -21,7 +22,8 @@ def carry(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) 
     settings stay. Because the optimizer is the same object, learning-rate schedulers and gradient scalers go on as they
     are. An averaged model (EMA) is a model of the same structure: `ema.module = shrink(ema.module, plan)`.
 
-    Raises `PlanError` when the optimizer holds a parameter that is not one of `model`, or state that cannot be cut.
+    Raises `PlanError` when the optimizer holds a parameter that is not one of `model`, or state that cannot be cut, and
+    when `small` does not have the shapes the plan leaves; then nothing is changed.
 
     >>> import torch, prunus
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -46,6 +48,7 @@ def carry(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) 
             f"The optimizer holds a parameter of shape {tuple(stranger.shape)} that is none of the model's. Pass the "
             "model it was made for, before it is replaced."
         )
+    _check_cut(after, plan, [names[id(p)] for p in old])
     state: Mapping[Any, Any] = dict(optimizer.state)
     moved = {
         after[names[id(p)]]: _cut(plan, names[id(p)], p, state[p]) for p in old if p in state
@@ -54,6 +57,19 @@ def carry(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) 
         group["params"] = [after[names[id(p)]] for p in group["params"]]
     optimizer.state.clear()
     optimizer.state.update(moved)
+
+
+def _check_cut(after: Mapping[str, Tensor], plan: Plan, names: Iterable[str]) -> None:
+    """The smaller model must have these parameters at the widths that the plan leaves."""
+    left = counts(plan.left)
+    for name in names:
+        wanted = tuple(length(axis, left) for axis in plan.graph.state_axes[name])
+        found = tuple(after[name].shape) if name in after else None
+        if found != wanted:
+            raise PlanError(
+                f"The smaller model has {name!r} of shape {found}, but the plan leaves {wanted}. Pass "
+                "small = shrink(model, plan), made by this very plan."
+            )
 
 
 def _cut(plan: Plan, name: str, weight: Tensor, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from prunus import schedules
 from prunus.allocate import Scope, allocate, partway
-from prunus.apply.mask import Mask, mask, with_bits
+from prunus.apply.mask import Mask, bits_of, mask, with_bits
 from prunus.criteria import Criterion
 from prunus.errors import PlanError
 from prunus.graph.groups import Groups
@@ -80,11 +80,17 @@ class Gradual:
         allocate(groups, level, budget, scope=scope, keep_at_least=keep_at_least)  # can it be reached at all?
 
     def attach(self, model: nn.Module, *optimizers: Optimizer) -> Mask:
-        """Count the steps of the first optimizer, and hold the zeros after the steps of each, until `detach()`."""
+        """Count the steps of the first optimizer, and hold the zeros after the steps of each, until `detach()`.
+
+        An earlier hold ends. A loop that in the end puts back its best weights, as `finetune` with `evaluate`, may put
+        back denser ones than the plan says: there call `zero()` of the `Mask` that is returned.
+        """
         if not optimizers:
             raise PlanError(
                 "Gradual.attach(model) was given no optimizer to count the steps of; expected attach(model, optimizer)."
             )
+        if self._masks is not None:
+            self._masks.detach()
         self._masks = mask(model, self.plan, *optimizers)
         self._masks.until_detached(optimizers[0].register_step_post_hook(lambda *_: self._count(model)))
         if self.step == 0:
@@ -93,11 +99,10 @@ class Gradual:
 
     def state_dict(self) -> dict[str, Any]:
         """Where this stands, for checkpoints: {"step": int, "kept": group name -> packed bits}."""
-        kept = {} if self._masks is None else self._masks.state_dict()
-        return {"step": self.step, "kept": kept}
+        return {"step": self.step, "kept": bits_of(self.plan)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken; load the model and optimizer too, before or after `attach`."""
+        """Go on where `state_dict` was taken. Load model, optimizer and this: all before `attach`, or all after it."""
         self.plan = with_bits(self.plan, state["kept"])
         self.step = int(state["step"])
         if self._masks is not None:
@@ -125,7 +130,7 @@ class Gradual:
         self._masks.update(self.plan)
 
     def _scores(self, model: nn.Module, here: Groups) -> Scores:
-        """Of the units that are left; the model still has all."""
+        """Of the units that are left now; the model has all that were left at the start."""
         whole: Mapping[str, Tensor] = score(
             model,
             self.groups,
@@ -135,7 +140,8 @@ class Gradual:
             reduce=self.reduce,
             seed=self.seed + self.step,
         )
-        return {g.name: whole[g.name][here.left(g).to(whole[g.name].device)] for g in here}
+        stays = {g.name: here.left(g)[self.groups.left(g)] for g in here}
+        return {name: whole[name][units.to(whole[name].device)] for name, units in stays.items()}
 
 
 def _partway(groups: Groups, pattern: NofM, reached: float) -> Groups | None:

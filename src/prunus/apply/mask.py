@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.apply.zeros import kept_of, zero_
 from prunus.errors import PlanError
+from prunus.graph.groups import Group
 from prunus.graph.private import private_copy, state_of, unwrap
 from prunus.plan import Plan, pack, unpack
 from prunus.score import check_shapes
@@ -70,11 +71,10 @@ class Mask:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is kept, one bit a unit: group name -> packed bits; for checkpoints."""
-        groups = {group.leaf: group.name for group in self._plan.groups.every}
-        return {groups[leaf]: pack(kept) for leaf, kept in self._plan.left.items()}
+        return bits_of(self._plan)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Hold what `state_dict` said. Raises `PlanError` when it names other groups than this plan."""
+        """Hold what `state_dict` said. Raises `PlanError` when it speaks of other groups than this plan."""
         self.update(with_bits(self._plan, state))
 
     def __enter__(self) -> Mask:
@@ -101,7 +101,8 @@ def mask(model: nn.Module, plan: Plan, *optimizers: Optimizer) -> Mask:
     With `optimizers`, after their steps; without, after the steps of whichever torch optimizer trains a held weight.
     Plans over elements, N:M cells and blocks zero weights; plans over channels zero all that a unit owns: weights,
     biases, normalisation entries and buffers, so that `shrink` by the same plan later changes nothing (of exact
-    groups). Costs one byte a prunable weight, which it shares with the plan, and one pass over the weights a step.
+    groups). Costs one byte a prunable weight, which it shares with the plan, and one pass over the weights a step. Move
+    the model to its device and precision first, as for an optimizer.
 
     Raises `PlanError` when the model does not have the shapes the plan speaks of.
 
@@ -129,6 +130,12 @@ def masked(model: nn.Module, plan: Plan) -> nn.Module:
     return copy
 
 
+def bits_of(plan: Plan) -> dict[str, Tensor]:
+    """Group name -> which units stay, packed; groups that no plan has touched are left out."""
+    names = {group.leaf: group.name for group in plan.groups.every}
+    return {names[leaf]: pack(kept) for leaf, kept in plan.left.items()}
+
+
 def with_bits(plan: Plan, state: Mapping[str, Tensor]) -> Plan:
     """A plan over the same groups that keeps what packed bits say."""
     every = {group.name: group for group in plan.groups.every}
@@ -139,7 +146,16 @@ def with_bits(plan: Plan, state: Mapping[str, Tensor]) -> Plan:
             f"pattern. Groups here: {', '.join(list(every)[:4])}."
         )
     groups = replace(plan.groups, items=plan.groups.every, alive={} if plan.groups.laid else plan.groups.alive)
-    return replace(plan, groups=groups, keep={name: unpack(bits, every[name].size) for name, bits in state.items()})
+    return replace(plan, groups=groups, keep={name: _unpacked(every[name], bits) for name, bits in state.items()})
+
+
+def _unpacked(group: Group, bits: Tensor) -> Tensor:
+    try:
+        return unpack(bits, group.size)
+    except ValueError as error:
+        raise PlanError(
+            f"The mask state of {group.name!r} holds {error}: it was saved for a model of other shapes than this one."
+        ) from None
 
 
 def _remove(hooks: list[RemovableHandle]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from prunus.graph.groups import Group
 from prunus.graph.width import mask_of, touched
 from prunus.plan import Plan
 
@@ -21,9 +22,18 @@ def kept_of(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
 
 
 def _kept_within(plan: Plan) -> dict[str, Tensor]:
-    left = plan.left
-    groups = [g for g in plan.groups.every if g.grid is not None and g.leaf in left]
-    return {g.name: g.grid.spread(left[g.leaf]) for g in groups if g.grid is not None and not bool(left[g.leaf].all())}
+    left = {group: _left(plan, group) for group in plan.groups.every}
+    return {
+        group.name: group.grid.spread(units)
+        for group, units in left.items()
+        if group.grid is not None and units is not None and not bool(units.all())
+    }
+
+
+def _left(plan: Plan, group: Group) -> Tensor | None:
+    """The units that stay, in the plan's own memory unless an earlier plan has its say; None for all."""
+    planned, alive = plan.keep.get(group.name), plan.groups.alive.get(group.leaf)
+    return planned & alive if planned is not None and alive is not None else alive if planned is None else planned
 
 
 def _kept_slices(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

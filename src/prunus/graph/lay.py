@@ -14,7 +14,7 @@ from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph
 from prunus.graph.grid import Grid
 from prunus.graph.groups import Group, Groups, Member
-from prunus.graph.node import Node, find_refs
+from prunus.graph.node import Node, Ref, find_refs
 from prunus.graph.private import state_of, unwrap
 from prunus.patterns import Laid, block_of, multiples_of
 
@@ -22,7 +22,7 @@ _Sheets = Mapping[str, Grid]
 """State name of each weight -> its shape, and which dimensions are its outputs and inputs."""
 _BESIDE = ("bias", "attn_mask")
 """Arguments of a product that are added, not multiplied."""
-_TABLES = (nn.Embedding, nn.EmbeddingBag)
+_NO_PRODUCTS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 _PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
@@ -48,7 +48,7 @@ def lay(model: Graph | nn.Module, pattern: Laid, only: Sequence[str], skip: Sequ
         every=items,
         parameters=total,
         left_out={name: prod(grid.shape) for name, grid in sheets.items() if name not in laid},
-        digest=_digest(sheets) if source is None else source.structure,
+        digest=_digest(sheets, pattern) if source is None else source.structure,
     )
 
 
@@ -59,18 +59,18 @@ def _group(name: str, sheet: Grid, pattern: Laid) -> Group:
 
 
 def _read_by_module(model: nn.Module) -> _Sheets:
-    """Weights of products, as far as the kinds of the modules tell: no lookup tables, no single rows."""
+    """Weights of products, as far as the kinds of the modules tell: no lookup tables, norms or single rows."""
     first = {id(tensor): name for name, tensor in state_of(model).tensors.items()}
     found: dict[str, Grid] = {}
     for module in model.modules():
         for _, weight in module.named_parameters(recurse=False):
-            if weight.ndim > 1 and not isinstance(module, _TABLES) and (_multiplies(module) or weight.shape[0] > 1):
+            if weight.ndim > 1 and _may_multiply(module, weight):
                 found.setdefault(first[id(weight)], Grid(tuple(weight.shape), (1, 1), *_sides(module)))
-    return found
+    return {name: found[name] for name in first.values() if name in found}
 
 
-def _multiplies(module: nn.Module) -> bool:
-    return isinstance(module, _PRODUCTS)
+def _may_multiply(module: nn.Module, weight: nn.Parameter) -> bool:
+    return isinstance(module, _PRODUCTS) or (weight.shape[0] > 1 and not isinstance(module, _NO_PRODUCTS))
 
 
 def _sides(module: nn.Module) -> tuple[int, int]:
@@ -82,12 +82,27 @@ def _sides(module: nn.Module) -> tuple[int, int]:
 def _read_by_graph(graph: Graph) -> _Sheets:
     """Every parameter of two dimensions or more that some product of the graph multiplies by."""
     found: dict[str, Grid] = {}
-    multiplied = {*_multiplied(graph)} & graph.parameters
+    multiplied, turned = {*_multiplied(graph)} & graph.parameters, {*_inputs_first(graph)}
     for name in (n for n, meta in graph.state.items() if n in multiplied and len(meta.shape) > 1):
         axes = graph.state_axes[name]
         summed = [d for d, a in enumerate(axes) if any((name, leaf) in graph.leaves.consumed for leaf in a.leaves())]
-        found[name] = Grid(graph.state[name].shape, (1, 1), *((1, 0) if summed == [0] else (0, 1)))
+        inputs_first = summed == [0] if len(summed) == 1 else name in turned
+        found[name] = Grid(graph.state[name].shape, (1, 1), *((1, 0) if inputs_first else (0, 1)))
     return found
+
+
+def _inputs_first(graph: Graph) -> Iterator[str]:
+    """Weights that a product reads as they are, inputs along the first dimension.
+
+    The axes tell as much, but for those of one unit and where a residual makes inputs and outputs the same.
+    """
+    for mode in graph.modes:
+        state = {node.name: str(node.args[0]) for node in mode.program.nodes if node.op == "state"}
+        for node in mode.program.nodes:
+            weights = ("weight",) if "conv_transpose" in node.op else ("mat2", "other")
+            for ref in map(node.bound().get, weights):
+                if isinstance(ref, Ref) and ref.name in state:
+                    yield state[ref.name]
 
 
 def _multiplied(graph: Graph) -> Iterator[str]:
@@ -138,8 +153,9 @@ def _check_divides(sheets: _Sheets, pattern: Laid) -> None:
         )
 
 
-def _digest(sheets: _Sheets) -> str:
-    digest = hashlib.sha256()
+def _digest(sheets: _Sheets, pattern: Laid) -> str:
+    """What a plan is bound to without a graph: names, shapes, and the blocks that were laid over them."""
+    digest = hashlib.sha256(str(block_of(pattern)).encode())
     for name, grid in sheets.items():
-        digest.update(f"{name}{grid.shape}".encode())
+        digest.update(f"{name}{grid.shape}{grid.outputs}{grid.inputs}".encode())
     return digest.hexdigest()

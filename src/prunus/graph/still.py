@@ -1,8 +1,9 @@
 """Which units are dead in a model as it is: where they are read they are zero, or never change, whatever the input.
 
 Known zeros of the weights are followed through the captured operations in eval mode. Of each value and each leaf on
-its axes two facts are kept a unit: `zero` (its slice is zero) and `still` (its slice does not depend on the input).
-What no rule below speaks of is neither: facts are never guessed.
+its axes two facts are kept a unit: `zero` (its slice is zero) and `still` (its slice does not depend on the input); a
+slice is all that has the unit's index on any dimension. What no rule below speaks of is neither: facts are never
+guessed. All else is taken to be finite, so that zero times it is zero.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 
 from prunus.graph.axes import Atom
+from prunus.graph.capture import Program
 from prunus.graph.graph import Graph
 from prunus.graph.interpret import operate
-from prunus.graph.node import Node, Ref, find_refs
+from prunus.graph.node import Meta, Node, Ref, find_refs, overload
 from prunus.graph.rules import pointwise
-from prunus.graph.see import Place
+from prunus.graph.see import Place, Read
 from prunus.graph.width import positions
 
 
@@ -47,10 +49,11 @@ class Operand:
 
 
 _MOVES = frozenset(
-    "dropout view reshape flatten unflatten permute transpose t contiguous clone to _to_copy type_as float half double "
-    "expand squeeze unsqueeze slice select narrow max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d "
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d mean sum amax chunk split "
-    "split_with_sizes unbind upsample_nearest2d upsample_bilinear2d detach alias getitem".split()
+    "dropout view reshape flatten unflatten permute transpose t movedim contiguous clone to _to_copy type_as float half "
+    "double expand squeeze unsqueeze slice select narrow max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d "
+    "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d mean sum amax chunk "
+    "split split_with_sizes unbind repeat repeat_interleave flip roll pixel_shuffle glu upsample_nearest2d "
+    "upsample_bilinear2d detach alias getitem".split()
 )
 """Operations that make zeros of zeros."""
 
@@ -69,6 +72,7 @@ def dead_units(graph: Graph, state: Mapping[str, Tensor]) -> dict[Atom, Fact]:
 class _Walk:
     def __init__(self, graph: Graph, state: Mapping[str, Tensor]) -> None:
         self.graph, self.state, self.inferred = graph, state, graph.eval.inferred
+        self.written = _written(graph.eval.program)
         self.values: dict[str, Any] = {}
         """Values made of state alone, computed."""
         self.facts: dict[str, dict[Atom, Fact]] = {}
@@ -76,19 +80,21 @@ class _Walk:
         self.read: dict[Atom, Fact] = {}
 
     def visit(self, node: Node) -> None:
-        if node.name in self.inferred.roots:
+        refs = [ref.name for ref in node.refs()]
+        if node.op != "input" and node.name not in self.written and all(name in self.values for name in refs):
             self.values[node.name] = self._computed(node)
             return
         leaves = {leaf for axes in self.inferred.axes[node.name] for axis in axes for leaf in axis.leaves()}
-        self.facts[node.name] = {} if node.op == "input" else {leaf: self._fact(node, leaf) for leaf in leaves}
-        if _plain(node.op) != _called(node.op):  # written in place: the old name stands for the new value
-            self.facts.update({ref.name: self.facts[node.name] for ref in list(node.refs())[:1]})
+        found = self.facts[node.name] = {leaf: self._fact(node, leaf) for leaf in leaves}
+        if _writes(node):
+            for name in self.written[node.name] & self.facts.keys() - {node.name}:  # some or all of it is new
+                self.facts[name] = {leaf: old & found[leaf] for leaf, old in self.facts[name].items() if leaf in found}
         if node.name in self.inferred.live:
             self._note_reads(node)
 
     def _computed(self, node: Node) -> Any:
         if node.op in ("state", "constant"):
-            return (self.state if node.op == "state" else self.graph.constants)[node.args[0]].detach()
+            return (self.state if node.op == "state" else self.graph.constants)[node.args[0]].detach().cpu()
         args = [self._resolved(a) for a in node.args]
         if node.op == "getitem":
             return args[0][args[1]]
@@ -96,16 +102,21 @@ class _Walk:
             return operate(node, args, {k: self._resolved(v) for k, v in node.kwargs.items()})
 
     def _resolved(self, value: Any) -> Any:
-        if isinstance(value, Ref):
-            kept = self.values[value.name]
-            return kept.clone() if isinstance(kept, Tensor) else kept
-        return [self._resolved(v) for v in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, list):
+            return [self._resolved(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, torch.device):
+            return torch.device("cpu")
+        return self.values[value.name] if isinstance(value, Ref) else value
 
     def _fact(self, node: Node, leaf: Atom) -> Fact:
         operands = list(self._operands(node, leaf))
         unknown = Fact(_none(leaf), _none(leaf))
-        rule = _RULES.get(_plain(node.op))
-        return _carried(operands, unknown, _keeps_zero(node)) if rule is None else rule(node, operands, unknown)
+        if len(operands) > 1 and len(self._dims(Ref(node.name), leaf)) > 1:
+            return unknown  # rows may come from one of them, columns from another
+        name, alone = _plain(node.op), _is_alone(node)
+        if name in _RULES and not alone:
+            return _RULES[name](node, operands, unknown)
+        return _carried(operands, unknown, _keeps_zero(node, alone))
 
     def _operands(self, node: Node, leaf: Atom) -> Iterator[Operand]:
         summed = self._summed(node, leaf)
@@ -132,18 +143,19 @@ class _Walk:
         for dim in dims:
             value: Tensor = self.values[ref.name]
             blank = (value == 0).movedim(dim, 0).flatten(1).all(1) if value.ndim > 1 else value == 0
-            zero &= blank.cpu()[positions(self.inferred.axes[ref.name][0][dim])[leaf]].all(1)
+            zero &= blank[positions(self.inferred.axes[ref.name][0][dim])[leaf]].all(1)
         return Fact(zero, ~_none(leaf))
 
     def _note_reads(self, node: Node) -> None:
         """Where a leaf is summed over: a product is zero where one factor is, and still where all are."""
         note = self.inferred.notes.get(node.name)
         refs = dict(_places(node))
-        found: dict[Atom, list[Fact]] = {}
+        found: dict[tuple[Atom, Any], list[Fact]] = {}
         for read in note.reads if note else ():
             for leaf in dict.fromkeys(read.over.leaves()):
-                found.setdefault(leaf, []).append(self._of(refs[read.place], leaf, [read.dim]))
-        for leaf, facts in found.items():
+                fact = self._of(refs[read.place], leaf, [read.dim])
+                found.setdefault((leaf, _sum_of(node, read)), []).append(fact)
+        for (leaf, _), facts in found.items():
             zero = reduce(torch.logical_or, [f.zero for f in facts])
             fact = Fact(zero, zero | reduce(torch.logical_and, [f.still for f in facts]))
             self.read[leaf] = self.read[leaf] & fact if leaf in self.read else fact
@@ -162,26 +174,57 @@ def _places(node: Node) -> Iterator[tuple[Place, Ref]]:
             yield from ((Place(arg), ref) for ref in find_refs(value))
 
 
-def _called(op: str) -> str:
-    return op.split(".")[1] if "." in op else op
+def _sum_of(node: Node, read: Read) -> Any:
+    """Which of its sums an operation reads this for: the letter of an einsum, the dimension where there is no product."""
+    if _plain(node.op) == "einsum":
+        operands = node.args[0].replace(" ", "").partition("->")[0].split(",")
+        return operands[read.place.index or 0][read.dim]
+    return read.dim if _plain(node.op) not in _RULES else None
+
+
+def _written(program: Program) -> dict[str, set[str]]:
+    """Values whose memory is written to -> all that may share it."""
+    shared: dict[str, set[str]] = {}
+    for node in program.nodes:
+        names = {node.name}.union(*(shared[name] for name in _sharing(node)))
+        shared.update(dict.fromkeys(names, names))
+    written = {name for node in program.nodes if _writes(node) for name in shared[node.name]}
+    return {name: shared[name] for name in written}
+
+
+def _sharing(node: Node) -> list[str]:
+    """The operands whose memory the result may be in."""
+    if "." not in node.op or _plain(node.op) in ("dropout", "feature_dropout", "alpha_dropout", "type_as", "einsum"):
+        return [ref.name for ref in node.refs()]
+    bound = node.bound()
+    shared = [bound.get(a.name) for a in overload(node.op)._schema.arguments if a.alias_info is not None]
+    return [ref.name for ref in find_refs(shared)]
+
+
+def _writes(node: Node) -> bool:
+    return "." in node.op and overload(node.op)._schema.is_mutable
 
 
 def _plain(op: str) -> str:
     """`aten.relu_.default` -> `relu`."""
-    return _called(op).removesuffix("_")
+    return (op.split(".")[1] if "." in op else op).removesuffix("_")
 
 
 def _none(leaf: Atom) -> Tensor:
     return torch.zeros(leaf.size, dtype=torch.bool)
 
 
-def _keeps_zero(node: Node) -> bool:
+def _is_alone(node: Node) -> bool:
+    """Does it act on each element of one tensor, and take nothing else but numbers?"""
+    return pointwise.RULES.get(_plain(node.op)) is pointwise.pointwise and len(list(node.refs())) == 1
+
+
+def _keeps_zero(node: Node, alone: bool) -> bool:
     """Is the result zero where the operands are? An operation on each element of one tensor is tried on a zero."""
-    if _plain(node.op) in _MOVES:
-        return True
-    alone = pointwise.RULES.get(_plain(node.op)) is pointwise.pointwise
-    if not alone or len(list(node.refs())) != 1:
+    if isinstance(node.out, Meta) and not node.out.dtype.is_floating_point:
         return False
+    if not alone:
+        return _plain(node.op) in _MOVES
     args, kwargs = ([torch.zeros(1) if isinstance(a, Ref) else a for a in node.args], dict(node.kwargs))
     return not any(isinstance(k, Ref) for k in kwargs.values()) and not bool(operate(node, args, kwargs).any())
 
@@ -191,11 +234,11 @@ Rule = Callable[[Node, list[Operand], Fact], Fact]
 
 
 def _product(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    added = ("bias", "attn_mask", "self") if _plain(node.op) == "addmm" else ("bias", "attn_mask")
-    factors = [o for o in operands if o.arg not in added]
+    added = "self" if _plain(node.op) == "addmm" else "bias"
+    factors = [o for o in operands if o.arg != added]
     zero = reduce(torch.logical_or, [o.fact.zero for o in factors if o.fact], unknown.zero)
     still = zero | _all_still(factors, unknown)
-    return _plus([Operand("", Fact(zero, still), False, False), *(o for o in operands if o.arg in added)], unknown)
+    return _plus([Operand("", Fact(zero, still), False, False), *(o for o in operands if o.arg == added)], unknown)
 
 
 def _sum(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
@@ -216,15 +259,19 @@ def _all_still(operands: list[Operand], unknown: Fact) -> Tensor:
 
 
 def _norm(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    """(x - mean) / deviation * weight + bias; only a batch norm leaves a still unit still."""
+    """(x - mean) / deviation * weight + bias; only where each channel has a mean of its own, still units stay still."""
     named = {o.arg: o.fact for o in operands if o.fact}
     zero, still = unknown.zero, unknown.still
-    if _plain(node.op) == "batch_norm" and "input" in named:
-        mean = named.get("running_mean")
-        zero, still = (named["input"].zero & mean.zero if mean else zero), named["input"].still
+    apart = _plain(node.op) in ("batch_norm", "instance_norm") and not named.keys().isdisjoint(
+        ("running_mean", "weight")
+    )
+    if apart and "input" in named:
+        zero = reduce(torch.logical_and, [named[n].zero for n in ("input", "running_mean") if n in named])
+        still = _all_still(operands, unknown)
     if "weight" in named:
         zero, still = zero | named["weight"].zero, still | named["weight"].zero
-    return Fact(zero & named["bias"].zero if "bias" in named else zero, still)
+    bias = named.get("bias")
+    return Fact(zero & bias.zero, still & bias.still) if bias else Fact(zero, still)
 
 
 def _attention(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
@@ -247,7 +294,7 @@ def _carried(operands: list[Operand], unknown: Fact, keeps_zero: bool) -> Fact:
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(
         "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm mul "
-        "addmm".split(),
+        "addmm embedding".split(),
         _product,
     ),
     **dict.fromkeys(("add", "sub"), _sum),

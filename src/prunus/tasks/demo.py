@@ -7,70 +7,41 @@ after recovery.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from prunus import criteria
 from prunus.apply.shrink import shrink
 from prunus.criteria import Criterion
-from prunus.measure import measure
 from prunus.patterns import Channel
 from prunus.pipeline import prune
 from prunus.recover import finetune
 from prunus.result import Result
 from prunus.save import save
-from prunus.statistics import PairedChange, paired
 from prunus.tasks import digits
-from prunus.types import Budget, Inputs, Measurement, Progress
+from prunus.tasks.rows import DENSE, PRUNED, Demo, example, one_thread, renamed, rows_of
+from prunus.types import Budget, Progress
 
 SHARE = 0.25
 EPOCHS = 40
 ROUND_EPOCHS = (3, 3, 3, 3, 28)
 ROUND_LR = 1e-3
-BATCH = 64
-DENSE = "dense"
-PRUNED = "pruned, recovered"
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One model of the comparison: what it costs, and which of the test images it reads correctly; (n,) of 0 and 1."""
-
-    figures: Mapping[str, Measurement]
-    correct: Tensor
-
-    def against(self, dense: Row) -> PairedChange:
-        return paired(dense.correct, self.correct)
-
-
-@dataclass(frozen=True, eq=False)
-class Demo:
-    """The rows of one seed, by name, and the result behind the last one."""
-
-    rows: Mapping[str, Row]
-    result: Result
+METRICS = ("params", "macs", "bytes", "latency_ms")
 
 
 def run(seed: int = 0, directory: str | Path | None = None, progress: Progress | None = None) -> Demo:
     """Run the whole demonstration for one seed; the pruned model is saved to `directory`, where given.
 
-    All of it runs on one thread: for a network this small more threads cost more than they bring.
+    All of it runs on one thread.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _run(seed, directory, progress)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> Demo:
     dense = digits.digits_cnn(seed=seed)
-    digits.train(dense, epochs=EPOCHS, seed=seed, progress=_named("train the dense network", progress))
+    digits.train(dense, epochs=EPOCHS, seed=seed, progress=renamed("train the dense network", progress))
     result = _pruned(dense, criteria.taylor, seed, "prune", progress)
     chance = _pruned(dense, criteria.random, seed, "prune at random", progress)
     small = digits.smaller(SHARE, seed=seed)
@@ -78,7 +49,7 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
         small,
         epochs=EPOCHS + sum(ROUND_EPOCHS),
         seed=seed,
-        progress=_named("train a smaller dense network", progress),
+        progress=renamed("train a smaller dense network", progress),
     )
     models = {
         DENSE: dense,
@@ -87,10 +58,9 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
         "pruned, not recovered": shrink(dense, result.plan, verify=False),
         PRUNED: result.model,
     }
-    rows = {name: _row(model, dense) for name, model in models.items()}
     if directory is not None:
         save(result, directory)
-    return Demo(rows, result)
+    return Demo(rows_of(models, METRICS), result)
 
 
 def _pruned(dense: nn.Module, criterion: Criterion, seed: int, what: str, progress: Progress | None) -> Result:
@@ -99,7 +69,7 @@ def _pruned(dense: nn.Module, criterion: Criterion, seed: int, what: str, progre
     def recover(net: nn.Module) -> nn.Module:
         nonlocal done
         done += 1
-        named = _named(f"{what}: recover, round {done} of {len(ROUND_EPOCHS)}", progress)
+        named = renamed(f"{what}: recover, round {done} of {len(ROUND_EPOCHS)}", progress)
         return finetune(
             net,
             digits.batches(seed=seed + done),
@@ -129,24 +99,6 @@ def _pruned(dense: nn.Module, criterion: Criterion, seed: int, what: str, progre
         seed=seed,
         progress=progress,
     )
-
-
-def example() -> Tensor:
-    """The call that is traced and timed: a batch of real images."""
-    return digits.load().train.images[:BATCH]
-
-
-def _row(model: nn.Module, dense: nn.Module) -> Row:
-    """Costs of a model, its latency measured interleaved with the dense one's, and its answers."""
-    figures = measure(model, Inputs.of(example()), ("params", "macs", "bytes", "latency_ms"), against=dense, threads=1)
-    named = {m.metric: m for m in figures if m.subject == "model"}
-    beside = next(m for m in figures if m.subject == "against" and m.metric == "latency_ms")
-    return Row({**named, "dense_latency_ms": beside}, digits.correct(model))
-
-
-def _named(what: str, progress: Progress | None) -> Progress | None:
-    """The same progress under another name."""
-    return None if progress is None else lambda _, done, total: progress(what, done, total)
 
 
 def make() -> tuple[nn.Module, Tensor]:

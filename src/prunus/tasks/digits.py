@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunus.errors import RecoverError
 from prunus.measure.untouched import untouched
-from prunus.recover import finetune
-from prunus.types import Progress
+from prunus.recover import MakeOptimizer, finetune
+from prunus.types import Evaluate, Progress
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -249,8 +249,17 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     return logits.float()
 
 
-def train(model: M, *, epochs: int = EPOCHS, lr: float = LR, seed: int = 0, progress: Progress | None = None) -> M:
-    """Train `model` in place on the training split, keep its best epoch by `likelihood`, and return it.
+def train(
+    model: M,
+    *,
+    epochs: int = EPOCHS,
+    lr: float = LR,
+    optimizer: MakeOptimizer | None = None,
+    evaluate: Evaluate | None = likelihood,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> M:
+    """Train `model` in place on the training split, keep its best epoch by `evaluate`, and return it.
 
     In float32 and channels-last, so that a run repeats to the bit.
     """
@@ -260,7 +269,8 @@ def train(model: M, *, epochs: int = EPOCHS, lr: float = LR, seed: int = 0, prog
         loss,
         epochs=epochs,
         lr=lr,
-        evaluate=likelihood,
+        optimizer=optimizer,
+        evaluate=evaluate,
         bf16=False,
         channels_last=True,
         seed=seed,
