@@ -9,13 +9,14 @@ from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
 from prunus.errors import PrunusError
 from prunus.from_zeros import plan_from_zeros
+from prunus.export import Exported, export
 from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Group, Groups
 from prunus.graph.interpret import GraphModel
 from prunus.graph.trace import trace
-from prunus.measure import measure
 from prunus.patterns import Block, Channel, Element, NofM
+from prunus.measure import measure, onnx_latency
 from prunus.pipeline import prune
 from prunus.plan import Plan, load_plan
 from prunus.recover import distillation, finetune, recalibrate
@@ -30,6 +31,7 @@ __all__ = [
     "Budget",
     "Channel",
     "Element",
+    "Exported",
     "Gradual",
     "Graph",
     "GraphModel",
@@ -50,12 +52,14 @@ __all__ = [
     "criteria",
     "distillation",
     "errors",
+    "export",
     "finetune",
     "group",
     "load",
     "load_plan",
     "mask",
     "measure",
+    "onnx_latency",
     "plan_from_zeros",
     "prune",
     "recalibrate",

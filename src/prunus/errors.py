@@ -10,6 +10,7 @@
     ├── RecoverError    training data, loss or recovery function misbehaved
     ├── MeasureError    a metric is unknown or cannot be measured here
     ├── ArtifactError   a saved directory is missing, damaged or foreign
+    ├── ExportError     a file for another runtime could not be written, or computes something else
     └── RecipeError     a command line or recipe entry is wrong
 
 Each message says what was given, what was expected, the likely cause and the next step.
@@ -54,6 +55,10 @@ class MeasureError(PrunusError):
 
 class ArtifactError(PrunusError):
     """A saved directory is missing, damaged or foreign."""
+
+
+class ExportError(PrunusError):
+    """A file for another runtime could not be written, or computes something else."""
 
 
 class RecipeError(PrunusError):

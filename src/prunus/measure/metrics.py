@@ -122,7 +122,9 @@ def _subjects(model: nn.Module, against: nn.Module | None) -> dict[str, nn.Modul
 
 def _check(names: Sequence[str], ask: _Ask) -> None:
     if ask.runtime != "torch":
-        raise MeasureError(f"runtime={ask.runtime!r} cannot be measured; expected 'torch'.")
+        raise MeasureError(
+            f"runtime={ask.runtime!r} cannot be measured; expected 'torch'. prunus.onnx_latency times an ONNX file."
+        )
     if "accuracy" in names and ask.evaluate is None:
         raise MeasureError(
             "'accuracy' needs evaluate=, a function of the model that returns one score a sample, shape (n,), or a "

@@ -1,0 +1,37 @@
+"""Keep torch.export, torch.onnx and onnxscript from printing what our errors explain."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr
+
+_LOUD = ("torch.", "onnxscript.", "onnx_ir.")
+"""Loggers below these tell, of an error that we explain, its traceback and the captured program."""
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Inside, these libraries log and print nothing, and their calls to deprecated functions are not warned of.
+
+    torch.export prints the captured program straight to the standard error when a model branches on values.
+    """
+    with warnings.catch_warnings(), _no_logs(), redirect_stderr(io.StringIO()):
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category)
+        yield
+
+
+@contextmanager
+def _no_logs() -> Generator[None]:
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(_LOUD)]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
