@@ -25,7 +25,7 @@ lie between. In float64 the translation writes some constants in float32.
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """A call to compare on. `given`: the user's own, which the model must answer."""
+    """A call to compare on. `given`: of the user's own rows, which the model must answer."""
 
     label: str
     flat: Flat
@@ -65,20 +65,20 @@ def agreement(session: Session, flats: Sequence[Flat], calls: Sequence[Call], pl
         batches |= {len(case.call[i]) for i in places}
     errors = [gap / max(scale, 1e-30) for gap, scale in zip(gaps, scales, strict=True)]
     worst = max(range(len(errors)), key=errors.__getitem__)
-    bound = accepted(flats[0].model, expected=calls[0])
+    bound = accepted(flats[0].model, inputs=calls[0])
     if not errors[worst] <= bound:
         raise ExportError(
             f"The file computes something else: output {session.outputs[worst]!r} differs from PyTorch by "
             f"{errors[worst]:.2g} of its largest value (at most {bound:g} is accepted), worst on {where[worst]}. No "
-            "file was written. Most likely an operation of the model is translated wrongly: try another opset=, or "
-            "export the model in parts to find it."
+            "file was written. Either the model draws random numbers in eval mode, or an operation of it is translated "
+            "wrongly: try another opset=, or export the model in parts to find it."
         )
     return Agreement(errors[worst], compared, tuple(sorted(batches)))
 
 
-def accepted(model: nn.Module, expected: Sequence[Tensor]) -> float:
+def accepted(model: nn.Module, inputs: Sequence[Tensor]) -> float:
     """The bound for a model: that of its coarsest floating dtype, or of its inputs where it has none."""
-    held = [t.dtype for t in (*model.parameters(), *model.buffers(), *expected) if t.dtype in ACCEPTED]
+    held = [t.dtype for t in (*model.parameters(), *model.buffers(), *inputs) if t.dtype in ACCEPTED]
     return max((ACCEPTED[dtype] for dtype in held), default=ACCEPTED[torch.float32])
 
 
@@ -90,8 +90,9 @@ def _cases(flats: Sequence[Flat], calls: Sequence[Call], places: Collection[int]
     if places:
         size = len(calls[0][min(places)])
         for other in sorted({1, max(size, 2) + 1} - {size}):
-            call = redrawn(with_batch(calls[0], places, other), seed=other)
-            yield _Case(f"the example redrawn at batch {other}", flats[0], call, resized=True)
+            call = with_batch(calls[0], places, other)
+            yield _Case(f"the example at batch {other}", flats[0], call, given=True, resized=True)
+            yield _Case(f"the example redrawn at batch {other}", flats[0], redrawn(call, seed=other))
 
 
 def _expected(case: _Case) -> list[Tensor] | None:

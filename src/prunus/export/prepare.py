@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prunus.errors import ExportError
 from prunus.export.batch import batched, check_alike
@@ -39,16 +40,18 @@ class Subject:
 def prepare(model: nn.Module, inputs: Any, dynamic: bool) -> Subject:
     """Read the model and its examples. Nothing of the user's is written to.
 
-    Raises ExportError where the model is too big or bfloat16, refuses its example, or has no batch to be `dynamic`.
+    Raises ExportError where the model is too big, bfloat16 or without values, refuses its example, or has no batch
+    that could be `dynamic`.
     """
     inner = unwrap(model)
-    state = state_of(inner).tensors.values()
-    check_size(sum(t.numel() * t.element_size() for t in state))
-    here = all(t.device.type == "cpu" for t in state)
+    state = state_of(inner).tensors
+    _check_computes(state)
+    check_size(sum(t.numel() * t.element_size() for t in state.values()))
+    here = all(t.device.type == "cpu" for t in state.values())
     mine = private_copy(inner, share=here).cpu().eval()
     examples = [_on_cpu(example) for example in Inputs.examples(inputs)]
     calls = [list(input_tensors(example).values()) for example in examples]
-    _check_dtypes([*state, *calls[0]])
+    _check_dtypes([*state.values(), *calls[0]])
     names = input_names(mine, examples[0])
     check_alike(calls, names)
     outputs, left_out = _results(mine, examples[0], names)
@@ -56,6 +59,15 @@ def prepare(model: nn.Module, inputs: Any, dynamic: bool) -> Subject:
     if dynamic and not (subject.places and len(calls[0][subject.places[0]])):
         raise ExportError(f"The example has no batch: its tensors have no or an empty dim 0. {FIXED} pass a batch.")
     return subject
+
+
+def _check_computes(state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise ExportError(
+                f"{name!r} has no values yet (a lazy module, or the meta device). Load the weights, and call the model "
+                "once on its inputs."
+            )
 
 
 def _on_cpu(example: Inputs) -> Inputs:
