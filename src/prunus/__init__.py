@@ -8,15 +8,15 @@ from prunus.apply.mask import Mask, mask
 from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
 from prunus.errors import PrunusError
-from prunus.from_zeros import plan_from_zeros
 from prunus.export import Exported, export
+from prunus.from_zeros import plan_from_zeros
 from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Group, Groups
 from prunus.graph.interpret import GraphModel
 from prunus.graph.trace import trace
-from prunus.patterns import Block, Channel, Element, NofM
 from prunus.measure import measure, onnx_latency
+from prunus.patterns import Block, Channel, Element, NofM
 from prunus.pipeline import prune
 from prunus.plan import Plan, load_plan
 from prunus.recover import distillation, finetune, recalibrate

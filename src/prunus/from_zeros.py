@@ -90,12 +90,9 @@ def _slices(model: nn.Module, groups: Groups, constants: bool) -> Plan:
     exact = groups.only(exact=True)
     state = state_of(model)
     facts = dead_units(groups.graph, state.tensors)
-    dead, lost = dict[str, Tensor](), dict[str, int]()
-    for g in exact:
-        fact = facts.get(g.leaf)
-        if fact is not None and bool((fact.still if constants else fact.zero).any()):
-            dead[g.name] = fact.still if constants else fact.zero
-            lost[g.name] = int((fact.still & ~fact.zero).sum()) if constants else 0
+    found = {g.name: facts[g.leaf] for g in exact if g.leaf in facts}
+    dead = {name: fact.still if constants else fact.zero for name, fact in found.items()}
+    dead = {name: gone for name, gone in dead.items() if bool(gone.any())}
     for name, gone in dead.items():
         if bool(gone.all()):
             raise PlanError(
@@ -103,8 +100,8 @@ def _slices(model: nn.Module, groups: Groups, constants: bool) -> Plan:
                 f"all would cut the model in two. Leave it out with groups.skip({name!r}), or train the model again."
             )
     keep = keep_counts(exact, {g.name: _alive(g, dead) for g in exact}) if dead else {}
-    noted = {name: count for name, count in lost.items() if count}
-    return Plan(exact, keep, None, {}, {"from": "zeros", "constants": noted})
+    lost = {name: int((~keep[name] & ~found[name].zero).sum()) for name in dead}
+    return Plan(exact, keep, None, {}, {"from": "zeros", "constants": {name: n for name, n in lost.items() if n}})
 
 
 def _alive(group: Group, dead: Mapping[str, Tensor]) -> Tensor:

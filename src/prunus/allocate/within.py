@@ -89,7 +89,8 @@ def _together(sheets: Sequence[Sheet], room: float) -> list[Tensor]:
         count = floor(room / sheets[0].cost + _SLACK) if sheets[0].cost else left
         keep = top(ranked, min(left, max(least, count)))
     else:
-        order = ranked.sort(descending=True, stable=True).indices
+        turns = torch.cat([torch.arange(n, device=ranked.device) / n for n in sizes]).sort(stable=True).indices
+        order = turns[ranked[turns].sort(descending=True, stable=True).indices]  # equal scores take turns
         each = torch.repeat_interleave(torch.tensor([s.cost for s in sheets], dtype=torch.float64), torch.tensor(sizes))
         spent = each.to(order.device)[order].cumsum(0)
         count = int(torch.searchsorted(spent, room * (1 + 1e-12) + _SLACK, right=True))

@@ -103,7 +103,7 @@ class Groups:
     @property
     def structure(self) -> str:
         """What a plan is bound to: a digest of operations, wiring and shapes; of shapes alone without a graph."""
-        return self.digest if self.source is None else self.source.structure
+        return self.digest or self.graph.structure
 
     @property
     def laid(self) -> bool:
@@ -200,7 +200,7 @@ def check_kin(groups: Groups, others: Groups, what: str, instead: str) -> None:
     """Raise `GroupError` unless both speak of the units of one trace, or of one laying, of one model."""
     if others.structure != groups.structure:
         raise GroupError(f"{what} was made for a model of another structure than these groups.")
-    alike = others.source is groups.source if not groups.laid else False
+    alike = others.source is groups.source and not (groups.laid or others.laid)
     if not alike and others.every is not groups.every:
         raise GroupError(
             f"{what} was made on another trace of this model than these groups. Trace (or lay) once and {instead}, or "

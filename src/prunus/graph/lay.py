@@ -48,7 +48,7 @@ def lay(model: Graph | nn.Module, pattern: Laid, only: Sequence[str], skip: Sequ
         every=items,
         parameters=total,
         left_out={name: prod(grid.shape) for name, grid in sheets.items() if name not in laid},
-        digest=_digest(sheets, pattern) if source is None else source.structure,
+        digest=_digest(sheets, pattern),
     )
 
 
@@ -109,7 +109,7 @@ def _multiplied(graph: Graph) -> Iterator[str]:
     for mode in graph.modes:
         for node in mode.program.nodes:
             note = mode.inferred.notes.get(node.name)
-            if note is not None and note.macs is not None:
+            if (note is not None and note.macs is not None) or node.op in {u.op for u in mode.inferred.unruled}:
                 yield from multiplied_by(node, mode.inferred.roots)
 
 

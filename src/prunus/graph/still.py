@@ -49,8 +49,8 @@ class Operand:
 
 
 _MOVES = frozenset(
-    "dropout view reshape flatten unflatten permute transpose t movedim contiguous clone to _to_copy type_as float half "
-    "double expand squeeze unsqueeze slice select narrow max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d "
+    "dropout view reshape flatten unflatten permute transpose t movedim contiguous clone to _to_copy type_as float "
+    "half double expand squeeze unsqueeze slice select narrow max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d "
     "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d mean sum amax chunk "
     "split split_with_sizes unbind repeat repeat_interleave flip roll pixel_shuffle glu upsample_nearest2d "
     "upsample_bilinear2d detach alias getitem".split()
@@ -165,9 +165,7 @@ def _places(node: Node) -> Iterator[tuple[Place, Ref]]:
     if node.op == "getitem":
         yield Place("self"), node.args[0]
     for arg, value in node.bound().items():
-        if isinstance(value, Ref):
-            yield Place(arg), value
-        elif isinstance(value, list):
+        if isinstance(value, list):
             items: list[Any] = value
             yield from ((Place(arg, i), v) for i, v in enumerate(items) if isinstance(v, Ref))
         else:
@@ -175,11 +173,10 @@ def _places(node: Node) -> Iterator[tuple[Place, Ref]]:
 
 
 def _sum_of(node: Node, read: Read) -> Any:
-    """Which of its sums an operation reads this for: the letter of an einsum, the dimension where there is no product."""
-    if _plain(node.op) == "einsum":
-        operands = node.args[0].replace(" ", "").partition("->")[0].split(",")
-        return operands[read.place.index or 0][read.dim]
-    return read.dim if _plain(node.op) not in _RULES else None
+    """For which sum of the operation: the letter of an einsum, the dimension where nothing is multiplied."""
+    if _plain(node.op) != "einsum":
+        return None if _plain(node.op) in _RULES else read.dim
+    return node.args[0].replace(" ", "").partition("->")[0].split(",")[read.place.index or 0][read.dim]
 
 
 def _written(program: Program) -> dict[str, set[str]]:
@@ -234,18 +231,14 @@ Rule = Callable[[Node, list[Operand], Fact], Fact]
 
 
 def _product(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    added = "self" if _plain(node.op) == "addmm" else "bias"
+    added = "self" if "add" in node.op else "bias"
     factors = [o for o in operands if o.arg != added]
     zero = reduce(torch.logical_or, [o.fact.zero for o in factors if o.fact], unknown.zero)
     still = zero | _all_still(factors, unknown)
-    return _plus([Operand("", Fact(zero, still), False, False), *(o for o in operands if o.arg == added)], unknown)
+    return _sum(node, [Operand("", Fact(zero, still), False, False), *(o for o in operands if o.arg == added)], unknown)
 
 
 def _sum(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    return _plus(operands, unknown)
-
-
-def _plus(operands: list[Operand], unknown: Fact) -> Fact:
     zero = reduce(torch.logical_and, [o.fact.zero for o in operands if o.fact], ~unknown.zero)
     blank = all(o.fact or o.blank for o in operands)
     return Fact(zero if blank else unknown.zero, _all_still(operands, unknown))
@@ -262,10 +255,8 @@ def _norm(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
     """(x - mean) / deviation * weight + bias; only where each channel has a mean of its own, still units stay still."""
     named = {o.arg: o.fact for o in operands if o.fact}
     zero, still = unknown.zero, unknown.still
-    apart = _plain(node.op) in ("batch_norm", "instance_norm") and not named.keys().isdisjoint(
-        ("running_mean", "weight")
-    )
-    if apart and "input" in named:
+    of_channels = _plain(node.op) in ("batch_norm", "instance_norm") and ("running_mean" in named or "weight" in named)
+    if of_channels and "input" in named:
         zero = reduce(torch.logical_and, [named[n].zero for n in ("input", "running_mean") if n in named])
         still = _all_still(operands, unknown)
     if "weight" in named:
@@ -293,8 +284,8 @@ def _carried(operands: list[Operand], unknown: Fact, keeps_zero: bool) -> Fact:
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm mul "
-        "addmm embedding".split(),
+        "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm mv "
+        "dot mul addmm addmv baddbmm embedding".split(),
         _product,
     ),
     **dict.fromkeys(("add", "sub"), _sum),

@@ -14,7 +14,7 @@ from prunus.types import Evaluate
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Copies of a model's parameters and buffers, in the order of `_state`, and their score (higher is better)."""
+    """Copies of a model's parameters and buffers, in the order of `state`, and their score (higher is better)."""
 
     score: float
     state: list[Tensor]
@@ -25,7 +25,7 @@ def checkpoint(model: nn.Module, evaluate: Evaluate | None) -> Checkpoint | None
 
     Raises RecoverError when the mean score is not finite.
     """
-    return None if evaluate is None else Checkpoint(_score(model, evaluate), [t.clone() for t in _state(model)])
+    return None if evaluate is None else Checkpoint(_score(model, evaluate), [t.clone() for t in state(model)])
 
 
 def better(best: Checkpoint | None, model: nn.Module, evaluate: Evaluate | None) -> Checkpoint | None:
@@ -33,7 +33,7 @@ def better(best: Checkpoint | None, model: nn.Module, evaluate: Evaluate | None)
     if best is None or evaluate is None:
         return best
     score = _score(model, evaluate)
-    return best if score < best.score else Checkpoint(score, [t.clone() for t in _state(model)])
+    return best if score < best.score else Checkpoint(score, [t.clone() for t in state(model)])
 
 
 def _score(model: nn.Module, evaluate: Evaluate) -> float:
@@ -52,9 +52,10 @@ def _score(model: nn.Module, evaluate: Evaluate) -> float:
 def restore(model: nn.Module, best: Checkpoint | None) -> None:
     """Write the checkpoint, if there is one, into the model's own tensors."""
     if best is not None:
-        for tensor, kept in zip(_state(model), best.state, strict=True):
+        for tensor, kept in zip(state(model), best.state, strict=True):
             tensor.copy_(kept)
 
 
-def _state(model: nn.Module) -> list[Tensor]:
+def state(model: nn.Module) -> list[Tensor]:
+    """Parameters, then buffers, as they are; detached."""
     return [t.detach() for t in (*model.parameters(), *model.buffers())]

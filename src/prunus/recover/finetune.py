@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from prunus.errors import RecoverError
 from prunus.recover.checkpoint import better, checkpoint, restore
+from prunus.recover.epochs import Epochs
 from prunus.recover.precision import Choice, Precision, autocast, fastest, generators_kept, laid_out
 from prunus.types import Batch, Evaluate, Loss, Progress
 
@@ -37,6 +39,7 @@ def finetune(
     bf16: Choice = "auto",
     channels_last: Choice = "auto",
     seed: int = 0,
+    run_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> M:
     """Train `model` in place for `epochs` passes over `data`, and return it.
@@ -57,6 +60,9 @@ def finetune(
             runs of fewer than `FEW_STEPS` steps are not worth timing and read "auto" as False.
         seed: of torch's generators (dropout, the order of a shuffling DataLoader); the caller's are left as they were.
             Same seed, data, threads and explicit `bf16` and `channels_last`: bit-identical weights.
+        run_dir: the state after each epoch is kept there, so that the same call again, on the same untrained model,
+            goes on after the last finished epoch; bit for bit, where the data draw from torch's generator or follow
+            `set_epoch`.
         progress: called after each step with what is done, steps done, steps in all.
 
     Raises:
@@ -78,20 +84,27 @@ def finetune(
     trainable = _checked(model, data, epochs, lr)
     with _modes_kept(model), generators_kept():
         steps = epochs * _length(data)
-        precision = (
-            fastest(model, data, loss, bf16=bf16, channels_last=channels_last)
-            if steps >= FEW_STEPS
-            else Precision(bf16 is True, channels_last is True)
+        kept = Epochs.at(
+            run_dir, model, {"epochs": epochs, "lr": lr, "norm": max_grad_norm, "seed": seed, "steps": steps}
         )
+        precision = kept.precision or _precision(model, data, loss, steps, bf16, channels_last)
         _seed(seed)
         take = _Step(model, loss, (optimizer or adamw)(trainable, lr), precision, max_grad_norm)
-        best = checkpoint(model, evaluate)
-        done = 0
-        for epoch in range(epochs):
+        best, first, done = kept.restored(model, take.optimizer) or (checkpoint(model, evaluate), 0, 0)
+        for epoch in range(first, epochs):
             done = _epoch(take, data, epoch, done, steps, progress)
             best = better(best, model, evaluate)
+            kept.keep(model, take.optimizer, best, epoch + 1, done, precision)
         restore(model, best)
     return model
+
+
+def _precision(
+    model: nn.Module, data: Iterable[Batch], loss: Loss, steps: int, bf16: Choice, channels_last: Choice
+) -> Precision:
+    if steps < FEW_STEPS:
+        return Precision(bf16 is True, channels_last is True)
+    return fastest(model, data, loss, bf16=bf16, channels_last=channels_last)
 
 
 def adamw(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:

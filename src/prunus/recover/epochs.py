@@ -1,0 +1,119 @@
+"""Finished epochs of a fine-tuning, kept on disk so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prunus.errors import RecoverError
+from prunus.recover.checkpoint import Checkpoint, state
+from prunus.recover.precision import Precision
+
+Restored = tuple["Checkpoint | None", int, int]
+"""The best so far, epochs done, steps done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Epochs:
+    """The last finished epoch of one call, in `path` (None keeps nothing): named by the call and its first weights."""
+
+    path: Path | None
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @staticmethod
+    def at(run_dir: str | Path | None, model: nn.Module, settings: Mapping[str, Any]) -> Epochs:
+        if run_dir is None:
+            return Epochs(None, {}, {})
+        path = Path(run_dir) / f"finetune-{_digest(model, settings)}.safetensors"
+        return Epochs(path, *(_read(path) if path.exists() else ({}, {})))
+
+    @property
+    def precision(self) -> Precision | None:
+        """The choice of the interrupted run: timing anew might choose otherwise."""
+        return Precision(**self.facts["precision"]) if self.facts else None
+
+    def restored(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Restored | None:
+        """Put model, optimizer and random state back to the last finished epoch; None when there is none."""
+        if not self.facts:
+            return None
+        for i, tensor in enumerate(state(model)):
+            tensor.copy_(self.tensors[f"model.{i}"])
+        optimizer.load_state_dict(
+            {"state": self._optimizer_state(), "param_groups": optimizer.state_dict()["param_groups"]}
+        )
+        torch.set_rng_state(self.tensors["random"])
+        score = self.facts["score"]
+        best = [self.tensors[f"best.{i}"].clone() for i in range(len(state(model)))] if score is not None else []
+        return None if score is None else Checkpoint(score, best), self.facts["epochs"], self.facts["steps"]
+
+    def _optimizer_state(self) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in self.facts["optimizer"].items()}
+        for name, tensor in self.tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                index, _, key = rest.partition(".")
+                found.setdefault(int(index), {})[key] = tensor.clone()
+        return found
+
+    def keep(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        best: Checkpoint | None,
+        epochs: int,
+        steps: int,
+        precision: Precision,
+    ) -> None:
+        """Write the epoch that has just finished; it appears whole or not at all."""
+        if self.path is None:
+            return
+        tensors = {f"model.{i}": t for i, t in enumerate(state(model))}
+        tensors |= {f"best.{i}": t for i, t in enumerate(best.state if best else ())}
+        numbers: dict[str, dict[str, Any]] = {}
+        for index, entries in optimizer.state_dict()["state"].items():
+            for key, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{key}"] = value
+                else:
+                    numbers.setdefault(str(index), {})[key] = value
+        tensors["random"] = torch.get_rng_state()
+        score = best.score if best else None
+        facts = {
+            "epochs": epochs,
+            "steps": steps,
+            "score": score,
+            "precision": vars(precision),
+            "optimizer": numbers,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part, {"facts": json.dumps(facts)})
+        part.replace(self.path)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            return json.loads(file.metadata()["facts"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise RecoverError(
+            f"{path} is no whole epoch ({type(error).__name__}: {error}), most likely changed since; remove it to "
+            "train from the start."
+        ) from error
+
+
+def _digest(model: nn.Module, settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for tensor in state(model):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
