@@ -74,7 +74,7 @@ def doubles(recipe: Recipe) -> tuple[nn.Module, Tensor, Groups]:
     return model.double(), inputs.double() if inputs.is_floating_point() else inputs, groups
 
 
-@laws(40)
+@laws(25)
 @given(recipes(), seeds)
 def test_without_constants_what_is_removed_changes_nothing(recipe: Recipe, seed: int) -> None:
     model, inputs, groups = doubles(recipe)
@@ -91,7 +91,7 @@ def test_without_constants_what_is_removed_changes_nothing(recipe: Recipe, seed:
     assert_same(small, model, other)
 
 
-@laws(20)
+@laws(15)
 @given(recipes(), seeds)
 def test_units_all_of_whose_state_is_zero_are_found(recipe: Recipe, seed: int) -> None:
     model, _, groups = doubles(recipe)

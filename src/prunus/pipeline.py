@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunus import criteria, schedules
@@ -29,6 +31,8 @@ from prunus.rounds import Rounds
 from prunus.schedules import Schedule
 from prunus.score import Reduce, score
 from prunus.types import Batch, Budget, Evaluate, Loss, Progress, Recover
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,15 +103,58 @@ def prune(
     """
     pattern = pattern or Channel()
     _check_door(model, budget, pattern, criterion, rounds)
-    least = keep_at_least if keep_at_least is not None else 0.1 if isinstance(pattern, Channel) else 0.0
+    least = _least(keep_at_least, pattern)
     ask = Ask(budget, criterion, scope, reduce, least, schedule, rounds, data, loss, recover, evaluate, seed, progress)
-    model = unwrap(model)
-    graph = trace(model, inputs, outputs=outputs)
-    groups = _exact(group(graph, pattern=pattern, only=only, skip=skip), inexact)
+    model, groups = _traced(model, inputs, pattern, only, skip, inexact, outputs)
     settings = {"pattern": str(pattern), **_settings(ask)}
     small, plan, history = _loop(ask, model, groups, Rounds.at(run_dir, model, groups, settings))
     _tell(ask, "measure", rounds)
     return compare(model, small, plan, evaluate=evaluate, history=history)
+
+
+def plan_for(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    budget: Budget | None = None,
+    pattern: Pattern | None = None,
+    criterion: Criterion = criteria.magnitude,
+    scope: Scope = "global",
+    reduce: Reduce = "sum",
+    keep_at_least: float | None = None,
+    data: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
+    inexact: bool = False,
+    seed: int = 0,
+) -> Plan:
+    """The plan that `prune` with the same arguments would make, in one round, with its predicted costs; a dry run."""
+    pattern = pattern or Channel()
+    _check_door(model, budget, pattern, criterion, 1)
+    least = _least(keep_at_least, pattern)
+    ask = Ask(budget, criterion, scope, reduce, least, schedules.linear, 1, data, loss, None, None, seed, None)
+    return _decide(ask, *_traced(model, inputs, pattern, only, skip, inexact, None), 1)
+
+
+def _least(keep_at_least: float | None, pattern: Pattern) -> float:
+    if keep_at_least is not None:
+        return keep_at_least
+    return 0.1 if isinstance(pattern, Channel) else 0.0
+
+
+def _traced(
+    model: nn.Module,
+    inputs: Any,
+    pattern: Pattern,
+    only: str | Sequence[str],
+    skip: str | Sequence[str],
+    inexact: bool,
+    outputs: Sequence[str] | None,
+) -> tuple[nn.Module, Groups]:
+    model = unwrap(model)
+    graph = trace(model, inputs, outputs=outputs)
+    return model, _exact(group(graph, pattern=pattern, only=only, skip=skip), inexact)
 
 
 def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.Module, Plan, list[Mapping[str, Any]]]:
@@ -125,6 +172,7 @@ def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.
         costs = {name: after for name, (_, after) in plan.costs.items()}
         history.append({"round": done + 1, **costs, "cut": cut, "recovered": _quality(ask, small)})
         kept.keep(small, plan, history)
+        _log.info("round %d of %d: %s", done + 1, ask.rounds, history[-1])
     assert plan is not None
     return small, plan, history
 
@@ -161,7 +209,10 @@ def _recovered(recover: Recover, small: nn.Module, plan: Plan) -> nn.Module:
 def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
     """The plan of one round, pure: nothing is cut yet."""
     target = _target(ask, here, number)
-    scores = score(small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=ask.seed + number)
+    seed = ask.seed + number
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)  # shuffled data come in the same order when a killed run goes on
+        scores = score(small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=seed)
     plan = allocate(here, scores, target, scope=ask.scope, keep_at_least=ask.keep_at_least)
     return replace(plan, provenance={**plan.provenance, **_settings(ask)})
 

@@ -23,11 +23,12 @@ def comparison(rows: Mapping[str, Row], title: str) -> Table:
     table = Table(title=escape(title), title_justify="left")
     costs = [name for name in _COSTS if name in rows[DENSE].figures]
     shown_as = [_COSTS[name][0] for name in costs]
-    for heading in ("model", *shown_as, "latency, ms", "of dense", "accuracy, %", "drop, points", "p"):
+    for heading in ("model", *shown_as, *_TIMES, "accuracy, %", "drop, points", "p"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, row in rows.items():
         cells = [_COSTS[cost][1](row.figures[cost]) for cost in costs]
-        table.add_row(escape(name), *cells, *_latency(row), *_quality(row, rows[DENSE], name == DENSE))
+        times = [cell for metric in ("latency_ms", "onnx_latency_ms") for cell in _latency(row, metric)]
+        table.add_row(escape(name), *cells, *times, *_quality(row, rows[DENSE], name == DENSE))
     return table
 
 
@@ -39,6 +40,7 @@ def _kibibytes(m: Measurement) -> str:
     return f"{m.value / 1024:,.0f}"
 
 
+_TIMES = ("torch, ms", "of dense", "ONNX, ms", "of dense")
 _COSTS: Mapping[str, tuple[str, Callable[[Measurement], str]]] = {
     "params": ("params", shown),
     "nonzeros": ("nonzeros", shown),
@@ -50,12 +52,12 @@ _COSTS: Mapping[str, tuple[str, Callable[[Measurement], str]]] = {
 """Metric -> its heading, and how it is written."""
 
 
-def _latency(row: Row) -> tuple[str, str]:
-    latency, dense = row.figures["latency_ms"], row.figures["dense_latency_ms"]
+def _latency(row: Row, metric: str) -> tuple[str, str]:
+    latency, dense = row.figures[metric], row.figures[f"dense_{metric}"]
     low, high = latency.spread or (latency.value, latency.value)
     ratio = latency.value / dense.value
     of_dense = f"{ratio:.2f}x" if ratio <= 1 else f"[red]{ratio:.2f}x[/red]"
-    return f"{latency.value:.2f} ({low:.2f} to {high:.2f})", of_dense
+    return f"{latency.value:.2f} ({low:.1f}-{high:.1f})", of_dense
 
 
 def _quality(row: Row, dense: Row, is_dense: bool) -> tuple[str, str, str]:

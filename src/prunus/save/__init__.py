@@ -4,7 +4,8 @@
 class change), `plan.json` and `plan.safetensors` (which units went), `report.json` (what was measured).
 """
 
+from prunus.save.inputs import load_inputs
 from prunus.save.load import load
 from prunus.save.write import save
 
-__all__ = ["load", "save"]
+__all__ = ["load", "load_inputs", "save"]

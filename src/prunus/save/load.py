@@ -32,9 +32,9 @@ def load(directory: str | Path, make_model: Callable[[], nn.Module] | None = Non
     """
     folder = Path(directory)
     tensors = _weights(folder)
-    graph = _described(folder, "graph.json")
+    graph = described(folder, "graph.json")
     model = None if make_model is None else make_model()
-    with _damage_named(folder, "graph.json" if model is None else "graph.json or surgery.json"):
+    with damage_named(folder, "graph.json" if model is None else "graph.json or surgery.json"):
         last = set(graph["channels_last"])
         state = {n: in_format(t, n in last) for n, t in tensors.items() if not n.startswith(CONSTANT)}
         if model is None:
@@ -43,7 +43,7 @@ def load(directory: str | Path, make_model: Callable[[], nn.Module] | None = Non
 
 
 @contextmanager
-def _damage_named(folder: Path, name: str) -> Generator[None]:
+def damage_named(folder: Path, name: str) -> Generator[None]:
     """Whatever the entries of a JSON file of ours lead to when they are not as written."""
     try:
         yield
@@ -64,7 +64,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path} is damaged or cut short ({error}); copy or save it again.") from error
 
 
-def _described(folder: Path, name: str) -> dict[str, Any]:
+def described(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of the artifact, of our format and belonging to these weights."""
     try:
         data = json.loads((folder / name).read_text())
@@ -98,7 +98,7 @@ def _as_graph(graph: dict[str, Any], state: dict[str, Tensor], tensors: Mapping[
 
 
 def _as_class(folder: Path, graph: dict[str, Any], state: dict[str, Tensor], model: nn.Module) -> nn.Module:
-    surgery = _described(folder, "surgery.json")
+    surgery = described(folder, "surgery.json")
     if surgery["class"] is None:
         raise ArtifactError(
             f"The class {graph['model_class']!r} could not be cut to this shape, so only the graph was saved: call "

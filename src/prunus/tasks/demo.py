@@ -7,6 +7,7 @@ after recovery.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from prunus.patterns import Channel
 from prunus.pipeline import prune
 from prunus.recover import finetune
 from prunus.result import Result
+from prunus.running import unfinished
 from prunus.save import save
 from prunus.tasks import digits
 from prunus.tasks.rows import DENSE, PRUNED, Demo, example, one_thread, renamed, rows_of
@@ -40,15 +42,18 @@ def run(seed: int = 0, directory: str | Path | None = None, progress: Progress |
 
 
 def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> Demo:
+    kept = None if directory is None else unfinished(directory)
     dense = digits.digits_cnn(seed=seed)
-    digits.train(dense, epochs=EPOCHS, seed=seed, progress=renamed("train the dense network", progress))
-    result = _pruned(dense, criteria.taylor, seed, "prune", progress)
-    chance = _pruned(dense, criteria.random, seed, "prune at random", progress)
+    named = renamed("train the dense network", progress)
+    digits.train(dense, epochs=EPOCHS, seed=seed, run_dir=kept, progress=named)
+    result = _pruned(dense, criteria.taylor, seed, "prune", kept, progress)
+    chance = _pruned(dense, criteria.random, seed, "prune at random", kept, progress)
     small = digits.smaller(SHARE, seed=seed)
     digits.train(
         small,
         epochs=EPOCHS + sum(ROUND_EPOCHS),
         seed=seed,
+        run_dir=kept,
         progress=renamed("train a smaller dense network", progress),
     )
     models = {
@@ -58,12 +63,16 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
         "pruned, not recovered": shrink(dense, result.plan, verify=False),
         PRUNED: result.model,
     }
+    done = Demo(rows_of(models, METRICS, progress), result)
     if directory is not None:
         save(result, directory)
-    return Demo(rows_of(models, METRICS), result)
+        shutil.rmtree(unfinished(directory), ignore_errors=True)
+    return done
 
 
-def _pruned(dense: nn.Module, criterion: Criterion, seed: int, what: str, progress: Progress | None) -> Result:
+def _pruned(
+    dense: nn.Module, criterion: Criterion, seed: int, what: str, kept: Path | None, progress: Progress | None
+) -> Result:
     """Prune in rounds with fine-tuning after each; the random criterion takes the same share of every group."""
 
     def recover(net: nn.Module) -> nn.Module:
@@ -80,6 +89,7 @@ def _pruned(dense: nn.Module, criterion: Criterion, seed: int, what: str, progre
             bf16=False,
             channels_last=True,
             seed=seed,
+            run_dir=kept,
             progress=named,
         )
 
@@ -96,6 +106,7 @@ def _pruned(dense: nn.Module, criterion: Criterion, seed: int, what: str, progre
         loss=digits.loss,
         recover=recover,
         evaluate=digits.correct,
+        run_dir=None if kept is None else kept / what,
         seed=seed,
         progress=progress,
     )

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -257,6 +258,7 @@ def train(
     optimizer: MakeOptimizer | None = None,
     evaluate: Evaluate | None = likelihood,
     seed: int = 0,
+    run_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> M:
     """Train `model` in place on the training split, keep its best epoch by `evaluate`, and return it.
@@ -274,5 +276,6 @@ def train(
         bf16=False,
         channels_last=True,
         seed=seed,
+        run_dir=run_dir,
         progress=progress,
     )

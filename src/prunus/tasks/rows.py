@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
-from prunus.measure import measure
+from prunus.export import Exported, export
+from prunus.measure import measure, onnx_latency
 from prunus.result import Result
 from prunus.statistics import PairedChange, paired
 from prunus.tasks import digits
@@ -39,16 +42,30 @@ class Demo:
     result: Result
 
 
-def rows_of(models: Mapping[str, nn.Module], metrics: Sequence[str]) -> dict[str, Row]:
-    return {name: _row(model, models[DENSE], metrics) for name, model in models.items()}
+def rows_of(models: Mapping[str, nn.Module], metrics: Sequence[str], progress: Progress | None) -> dict[str, Row]:
+    """Each model in PyTorch and, as an exported file that was compared with it, in ONNX Runtime."""
+    rows: dict[str, Row] = {}
+    with TemporaryDirectory(prefix="prunus-") as folder:
+        dense = export(models[DENSE], example(), Path(folder) / "dense.onnx")
+        for number, (name, model) in enumerate(models.items()):
+            if progress is not None:
+                progress("measure each model in both runtimes", number, len(models))
+            file = export(model, example(), Path(folder) / f"{number}.onnx")
+            figures = {**_in_torch(model, models[DENSE], metrics), **_in_onnx(file, dense)}
+            rows[name] = Row(figures, digits.correct(model))
+    return rows
 
 
-def _row(model: nn.Module, dense: nn.Module, metrics: Sequence[str]) -> Row:
-    """Costs of a model, its latency measured interleaved with the dense one's, and its answers."""
+def _in_torch(model: nn.Module, dense: nn.Module, metrics: Sequence[str]) -> dict[str, Measurement]:
+    """Costs of a model, its latency measured interleaved with the dense one's."""
     figures = measure(model, Inputs.of(example()), metrics, against=dense, threads=1)
-    named = {m.metric: m for m in figures if m.subject == "model"}
     beside = next(m for m in figures if m.subject == "against" and m.metric == "latency_ms")
-    return Row({**named, "dense_latency_ms": beside}, digits.correct(model))
+    return {**{m.metric: m for m in figures if m.subject == "model"}, "dense_latency_ms": beside}
+
+
+def _in_onnx(file: Exported, dense: Exported) -> dict[str, Measurement]:
+    mine, beside = onnx_latency(file, example(), against=dense, threads=1)
+    return {"onnx_latency_ms": mine, "dense_onnx_latency_ms": beside}
 
 
 def example() -> Tensor:

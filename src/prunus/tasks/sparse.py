@@ -7,6 +7,7 @@ column says so.
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from prunus.patterns import Element
 from prunus.plan import Plan
 from prunus.recover import adamw
 from prunus.result import compare
+from prunus.running import unfinished
 from prunus.save import save
 from prunus.schedules import Schedule
 from prunus.tasks import digits
@@ -45,13 +47,15 @@ def run(seed: int = 0, directory: str | Path | None = None, progress: Progress |
 
 
 def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> Demo:
+    kept = None if directory is None else unfinished(directory)
     dense = digits.digits_cnn(seed=seed)
-    digits.train(dense, epochs=EPOCHS, seed=seed, progress=renamed("train the dense network", progress))
+    named = renamed("train the dense network", progress)
+    digits.train(dense, epochs=EPOCHS, seed=seed, run_dir=kept, progress=named)
     groups = group(trace(dense, example()), pattern=Element())
-    chance, _ = _pruned(dense, groups, criteria.random, schedules.constant, seed, "prune at random", progress)
-    shot, _ = _pruned(dense, groups, criteria.magnitude, schedules.constant, seed, "prune in one shot", progress)
+    chance, _ = _pruned(dense, groups, criteria.random, schedules.constant, seed, "prune at random", kept, progress)
+    shot, _ = _pruned(dense, groups, criteria.magnitude, schedules.constant, seed, "prune in one shot", kept, progress)
     grown, plan = _grown(dense, groups, criteria.magnitude, schedules.cubic, seed, "prune", progress)
-    recovered = _recovered(deepcopy(grown), plan, seed, "prune", progress)
+    recovered = _recovered(deepcopy(grown), plan, seed, "prune", kept, progress)
     models = {
         DENSE: dense,
         "random zeros, recovered": chance,
@@ -60,9 +64,11 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
         PRUNED: recovered,
     }
     result = compare(dense, recovered, plan, evaluate=digits.correct)
+    done = Demo(rows_of(models, METRICS, progress), result)
     if directory is not None:
         save(result, directory)
-    return Demo(rows_of(models, METRICS), result)
+        shutil.rmtree(unfinished(directory), ignore_errors=True)
+    return done
 
 
 def _pruned(
@@ -72,10 +78,11 @@ def _pruned(
     schedule: Schedule,
     seed: int,
     what: str,
+    kept: Path | None,
     progress: Progress | None,
 ) -> tuple[nn.Module, Plan]:
     grown, plan = _grown(dense, groups, criterion, schedule, seed, what, progress)
-    return _recovered(grown, plan, seed, what, progress), plan
+    return _recovered(grown, plan, seed, what, kept, progress), plan
 
 
 def _grown(
@@ -104,7 +111,9 @@ def _grown(
     return net, gradual.plan
 
 
-def _recovered(net: nn.Module, plan: Plan, seed: int, what: str, progress: Progress | None) -> nn.Module:
+def _recovered(
+    net: nn.Module, plan: Plan, seed: int, what: str, kept: Path | None, progress: Progress | None
+) -> nn.Module:
     with mask(net, plan):
         named = renamed(f"{what}: recover", progress)
-        return digits.train(net, epochs=RECOVER_EPOCHS, lr=LR, seed=seed + 2, progress=named)
+        return digits.train(net, epochs=RECOVER_EPOCHS, lr=LR, seed=seed + 2, run_dir=kept, progress=named)

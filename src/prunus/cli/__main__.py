@@ -1,0 +1,5 @@
+"""`python -m prunus.cli` is `prunus`."""
+
+from prunus.cli import main
+
+main()
