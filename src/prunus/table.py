@@ -24,7 +24,7 @@ def comparison(rows: Mapping[str, Row], title: str) -> Table:
     costs = [name for name in _COSTS if name in rows[DENSE].figures]
     shown_as = [_COSTS[name][0] for name in costs]
     for heading in ("model", *shown_as, *_TIMES, "accuracy, %", "drop, points", "p"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=heading == "model")
     for name, row in rows.items():
         cells = [_COSTS[cost][1](row.figures[cost]) for cost in costs]
         times = [cell for metric in ("latency_ms", "onnx_latency_ms") for cell in _latency(row, metric)]

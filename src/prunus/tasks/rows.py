@@ -21,6 +21,8 @@ from prunus.types import Inputs, Measurement, Progress
 BATCH = 64
 DENSE = "dense"
 PRUNED = "pruned, recovered"
+REPEATS: int | None = None
+"""Calls timed of each model; None: as many as fill about 3 s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +60,13 @@ def rows_of(models: Mapping[str, nn.Module], metrics: Sequence[str], progress: P
 
 def _in_torch(model: nn.Module, dense: nn.Module, metrics: Sequence[str]) -> dict[str, Measurement]:
     """Costs of a model, its latency measured interleaved with the dense one's."""
-    figures = measure(model, Inputs.of(example()), metrics, against=dense, threads=1)
+    figures = measure(model, Inputs.of(example()), metrics, against=dense, threads=1, repeats=REPEATS)
     beside = next(m for m in figures if m.subject == "against" and m.metric == "latency_ms")
     return {**{m.metric: m for m in figures if m.subject == "model"}, "dense_latency_ms": beside}
 
 
 def _in_onnx(file: Exported, dense: Exported) -> dict[str, Measurement]:
-    mine, beside = onnx_latency(file, example(), against=dense, threads=1)
+    mine, beside = onnx_latency(file, example(), against=dense, threads=1, repeats=REPEATS)
     return {"onnx_latency_ms": mine, "dense_onnx_latency_ms": beside}
 
 
