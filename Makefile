@@ -1,10 +1,10 @@
-# `make demo` and `make test` each set up .venv by themselves; a second run installs nothing.
+# `make demo`, `make test` and `make docs` each set up .venv by themselves; a second run installs nothing.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 # pyright's wrapper would otherwise ask at each run whether there is a newer pyright.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/.demo ## train, prune, recover and measure a small network
 	.venv/bin/prunus run digits
@@ -17,8 +17,14 @@ check: .venv/.check ## lint, format, types
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 
+# The last line: nothing that the site needs may come from a server, it is read from the disk too.
+docs: .venv/.docs ## the site, into site/; a warning is an error
+	.venv/bin/python docs/build.py
+	.venv/bin/zensical build --clean --strict
+	! grep -rnE '<(script|img|iframe)[^>]*src="?(https?:)?//|<link[^>]*href="?(https?:)?//' site --include='*.html'
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .cache build site .pytest_cache .ruff_cache .hypothesis dist
 
 # pip is the last thing that venv writes, so a broken set-up is begun again.
 .venv/bin/pip:
@@ -37,4 +43,8 @@ clean:
 
 .venv/.check: .venv/.test
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv/.docs: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) -e '.[docs]'
 	@touch $@

@@ -1,8 +1,9 @@
-"""Every Python block in README.md and docs/*.md runs, in order, as a reader would paste it."""
+"""Every Python block in README.md and docs/*.md runs, in order, as a reader would paste it; so do quick commands."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -10,27 +11,45 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import vision  # noqa: F401 (transformers imports torchvision, which needs help beside a CPU build of torch)
+
+from prunus import cli
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 MOST_SKIPPED = 3
 
+# Commands that are slow, or not ours to run from a test, and the file and the text that show where CI checks them.
+ELSEWHERE = {
+    "make demo": ("Makefile", "prunus run digits"),
+    "make test": (".ci/run", "make --silent test"),
+    "pip install '.[demo]'": ("Makefile", "-e '.[demo]'"),
+    "prunus run digits": ("tests/test_cli.py", 'call("run", "digits"'),
+    "prunus run digits-sparse": ("tests/test_cli.py", 'call("run", "digits-sparse"'),
+}
+
 FENCE = re.compile(r"\s*(?P<ticks>`{3,}|~{3,})\s*(?P<language>[\w+-]*)")
+COMMAND = re.compile(r"(make|pip|prunus|python) ")
+INLINE = re.compile(r"`(prunus [a-z][^`]*)`")
 SKIP = re.compile(r"\s*<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*$")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced Python block: the line its code starts on (from 1), the code, why it is not run."""
+    """One fenced block: the line its code starts on (from 1), the code, why it is not run."""
 
     line: int
     code: str
     reason: str | None
 
 
-def blocks(text: str) -> list[Block]:
-    """The Python blocks of a Markdown text."""
+PYTHON = ("python", "py", "python3")
+SHELL = ("sh", "bash", "shell", "console", "")  # a block without a language may hold commands too
+
+
+def blocks(text: str, languages: tuple[str, ...] = PYTHON) -> list[Block]:
+    """The blocks of a Markdown text in one of these languages."""
     found: list[Block] = []
     lines = text.splitlines()
     at = 0
@@ -43,7 +62,7 @@ def blocks(text: str) -> list[Block]:
         end = next((i for i in range(start, len(lines)) if lines[i].strip() == fence["ticks"]), None)
         if end is None:
             raise ValueError(f"the block opened on line {start} is never closed")
-        if fence["language"].lower() in ("python", "py", "python3"):
+        if fence["language"].lower() in languages:
             found.append(Block(start + 1, textwrap.dedent("\n".join(lines[start:end])), reason_above(lines, at)))
         at = end + 1
     return found
@@ -54,6 +73,15 @@ def reason_above(lines: list[str], at: int) -> str | None:
     above = next((line for line in reversed(lines[:at]) if line.strip()), "")
     comment = SKIP.match(above)
     return comment["reason"] if comment else None
+
+
+def commands(text: str) -> list[str]:
+    """The command lines in the blocks of a Markdown text, without what is said about them after `#`."""
+    lines = [line for block in blocks(text, SHELL) for line in block.code.splitlines() if COMMAND.match(line)]
+    return [line.partition(" #")[0].strip() for line in lines]
+
+
+EVERY_COMMAND = sorted({line for path in PAGES for line in commands(path.read_text(encoding="utf-8"))})
 
 
 def run(path: Path, found: list[Block], module: ModuleType) -> None:
@@ -78,6 +106,32 @@ def test_few_blocks_are_not_run() -> None:
     skipped = [block for block in found if block.reason is not None]
     assert len(skipped) <= MOST_SKIPPED, [block.reason for block in skipped]
     assert len(skipped) < len(found)
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND)
+def test_every_command_runs_here_or_elsewhere(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command in ELSEWHERE:
+        file, text = ELSEWHERE[command]
+        assert text in (ROOT / file).read_text(encoding="utf-8")
+        return
+    words = shlex.split(command)
+    assert words[0] == "prunus", f"{command!r} is run by no test: say in ELSEWHERE where it is checked"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(cli.console, "file", sys.stdout)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code or 0) == 0, capsys.readouterr().out
+
+
+def test_commands_named_in_the_text_exist() -> None:
+    known = {(c.name or c.callback.__name__) for c in cli.app.registered_commands if c.callback is not None}
+    named = {words for path in PAGES for words in INLINE.findall(path.read_text(encoding="utf-8"))}
+    assert named
+    assert {words for words in named if words.split()[1] not in known} == set()
 
 
 PAGE = """
@@ -112,6 +166,11 @@ def test_blocks_are_found_with_their_lines_and_reasons() -> None:
         Block(8, "y = x + 1", None),
         Block(18, "x = 1 / 0", "needs a GPU"),
     ]
+
+
+def test_commands_are_found_in_shell_blocks_and_blocks_without_a_language() -> None:
+    output = "```\nmake demo    # a comment\nparams 203,530\n```\n"
+    assert commands(PAGE + output) == ["prunus run digits", "make demo"]
 
 
 def test_a_skip_needs_a_reason() -> None:
