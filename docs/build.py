@@ -58,7 +58,7 @@ def described(name: str) -> Iterator[str]:
 
 
 def entry(path: str, value: Any) -> Iterator[str]:
-    if callable(value):
+    if callable(value) and not (inspect.isclass(value) and issubclass(value, BaseException)):
         yield f"```python\n{signature(path, value)}\n```\n"
     yield from markdown(inspect.getdoc(value) or "")
     yield ""
@@ -79,11 +79,11 @@ def defined(name: str, value: Any) -> bool:
 
 def signature(path: str, value: Any) -> str:
     """As it is written, on one line where that is short, else an argument a line."""
-    if inspect.isclass(value) and issubclass(value, BaseException):
-        return path
     given = inspect.signature(value)
     parameters: list[str] = []
     for p in given.parameters.values():
+        if p.name == "self":
+            continue
         if p.kind is p.KEYWORD_ONLY and "*" not in parameters:
             parameters.append("*")
         parameters.append(shown(p))
