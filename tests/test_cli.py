@@ -176,7 +176,7 @@ def test_scan_as_json(begun: Path) -> None:
 
 @pytest.mark.parametrize("moment", [1, 3])
 def test_a_killed_run_ends_with_the_same_files(begun: Path, moment: int) -> None:
-    """Killed with SIGKILL once so many files of the run are finished; `benchmarks/kill.py` does it at random moments."""
+    """Killed once so many files of the run are finished; `benchmarks/kill.py` kills at random moments."""
     out = begun / f"killed-{moment}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "prunus.cli", "run", "recipe.yaml", "--out", str(out)]

@@ -14,6 +14,7 @@ import pytest
 import vision  # noqa: F401 (transformers imports torchvision, which needs help beside a CPU build of torch)
 
 from prunus import cli
+from prunus.cli import terminal
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -27,6 +28,12 @@ ELSEWHERE = {
     "pip install '.[demo]'": ("Makefile", "-e '.[demo]'"),
     "prunus run digits": ("tests/test_cli.py", 'call("run", "digits"'),
     "prunus run digits-sparse": ("tests/test_cli.py", 'call("run", "digits-sparse"'),
+    "pip install -c constraints.txt '.[cli,onnx]'": ("Makefile", "-e '.[demo]'"),
+    "prunus init": ("tests/test_cli.py", '("init",)'),
+    "prunus run recipe.yaml": ("tests/test_cli.py", '("run", "recipe.yaml")'),
+    "prunus run recipe.yaml --dry-run": ("tests/test_cli.py", '"run", "recipe.yaml", "--dry-run"'),
+    "prunus measure runs/recipe my_task:make": ("tests/test_cli.py", '"measure", "runs/recipe", "my_task:make"'),
+    "prunus export runs/recipe --to onnx": ("tests/test_cli.py", '"export", "runs/recipe"'),
 }
 
 FENCE = re.compile(r"\s*(?P<ticks>`{3,}|~{3,})\s*(?P<language>[\w+-]*)")
@@ -121,7 +128,7 @@ def test_every_command_runs_here_or_elsewhere(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(cli.console, "file", sys.stdout)
+    monkeypatch.setattr(terminal.console, "file", sys.stdout)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code or 0) == 0, capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Networks as ONNX files, dense and with half of every group's units: error against PyTorch, size, latency.
 
-python benchmarks/onnx.py --repeats 30
+python benchmarks/export_onnx.py --repeats 30
 
 Random weights. `worst error` is relative to the output's scale, over the example, redrawn inputs and other batch sizes.
 Latency in ONNX Runtime at batch 1 on one thread, the pruned file timed call by call in turn with the dense one.
