@@ -18,7 +18,7 @@ FILES = sorted(SRC.rglob("*.py"))
 TABLE = (
     ("errors", "types"),
     ("graph", "patterns"),
-    ("stats", "statistics", "measure"),
+    ("stats", "distributions", "statistics", "measure"),
     ("criteria", "cost", "score", "allocate", "plan", "from_zeros", "schedules"),
     ("apply", "recover"),
     ("result", "save", "export"),

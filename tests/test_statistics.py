@@ -15,7 +15,15 @@ from scipy import stats
 from torch import Tensor
 
 from prunus.errors import MeasureError
-from prunus.statistics import accuracy_interval, mcnemar, mean_interval, median_quartiles, paired, wilson
+from prunus.statistics import (
+    accuracy_interval,
+    compare_timings,
+    mcnemar,
+    mean_interval,
+    median_quartiles,
+    paired,
+    wilson,
+)
 
 few = settings(max_examples=60, deadline=None)
 counts = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 400))  # b, c and those that agree
@@ -313,3 +321,76 @@ ones = torch.ones(3)
 def test_what_cannot_be_judged_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(MeasureError, match=message):
         call()
+
+
+# Two lists of timings
+
+
+def walsh(differences: list[float]) -> list[float]:
+    pairs = itertools.combinations_with_replacement(differences, 2)
+    return sorted((a + b) / 2 for a, b in pairs)
+
+
+def test_the_change_of_timings_by_hand() -> None:
+    ratios = [0.5, 0.52, 0.48, 0.51, 0.49, 0.6, 0.5]  # n = 7: 14 - 1.96 sqrt(35) = 2.4, so the second mean of 28
+    before = [1.0, 2.0, 1.0, 4.0, 1.0, 1.0, 8.0]
+    change = compare_timings(before, [b * r for b, r in zip(before, ratios, strict=True)])
+    means = walsh([math.log(r) for r in ratios])
+    assert [change.low, change.high] == pytest.approx([math.exp(means[1]), math.exp(means[-2])])
+    assert change.ratio == pytest.approx(math.exp((means[13] + means[14]) / 2))
+    assert change.of_medians == pytest.approx(0.6)  # sorted, the fourth of each: 1.0 and 0.6
+    assert (change.n, change.differs) == (7, True)
+
+
+@given(st.integers(6, 40), st.integers(0, 10**6), st.floats(0.5, 2))
+def test_the_interval_is_the_test_of_wilcoxon_inverted(n: int, seed: int, shift: float) -> None:
+    draw = np.random.default_rng(seed)
+    before, after = draw.lognormal(0, 0.1, n), shift * draw.lognormal(0, 0.1, n)
+    change = compare_timings(before.tolist(), after.tolist())
+    p = stats.wilcoxon(np.log(after / before), method="exact").pvalue  # scipy 1.16
+    assert change.low <= change.ratio <= change.high
+    assert (not change.differs) if p > 0.07 else change.differs or p > 0.03
+
+
+@given(st.integers(6, 30), st.integers(0, 10**6))
+def test_the_two_lists_change_places(n: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    a, b = draw.lognormal(0, 1, n).tolist(), draw.lognormal(0, 1, n).tolist()
+    there, back = compare_timings(a, b), compare_timings(b, a)
+    assert (1 / back.ratio, 1 / back.high, 1 / back.low) == pytest.approx((there.ratio, there.low, there.high))
+
+
+def test_drift_and_an_interruption_change_nothing() -> None:
+    noise = np.random.default_rng(0).normal(1, 0.01, (2, 60))
+    drift = np.linspace(1, 3, 60)
+    quiet = compare_timings(noise[0], 0.9 * noise[1])
+    assert compare_timings(drift * noise[0], 0.9 * drift * noise[1]).low == pytest.approx(quiet.low)
+    noise[1, 5] = 100
+    assert compare_timings(noise[0], 0.9 * noise[1]).ratio == pytest.approx(quiet.ratio, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["lognormal", "two-speeds", "drift"])
+def test_dense_against_dense_raises_one_alarm_in_twenty(kind: str) -> None:
+    draw = np.random.default_rng(1)
+    changes = []
+    for _ in range(200):
+        pair = draw.lognormal(0, 0.05, (2, 100))
+        pair *= draw.choice([1, 1.3], (2, 100)) if kind == "two-speeds" else 1
+        pair *= np.linspace(1, 2, 100) if kind == "drift" else 1
+        changes.append(compare_timings(pair[0], pair[1]))
+    assert 0.01 <= np.mean([c.differs for c in changes]) <= 0.09
+    assert abs(np.median([c.ratio for c in changes]) - 1) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        pytest.param([1.0] * 5, [1.0] * 5, "5 rounds are too few for an interval", id="few"),
+        pytest.param([1.0] * 7, [1.0] * 8, "7 times before and 8 after", id="lengths"),
+        pytest.param([1.0] * 6, [1.0] * 5 + [0.0], "A time is zero or negative", id="zero"),
+        pytest.param([1.0] * 6, [1.0] * 5 + [math.nan], "1 of 6 times are not finite", id="nan"),
+    ],
+)
+def test_timings_that_cannot_be_compared(before: list[float], after: list[float], message: str) -> None:
+    with pytest.raises(MeasureError, match=message):
+        compare_timings(before, after)

@@ -6,13 +6,33 @@ Scores are one number a sample, shape (n,): 0 or 1 (wrong or right), or any fini
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from prunus.distributions import bisect, normal_quantile, student_p, student_quantile
 from prunus.errors import MeasureError
+
+
+@dataclass(frozen=True)
+class TimingChange:
+    """How the timings of `n` rounds changed from one model to another: `ratio` = after / before, a share above 0.
+
+    (`low`, `high`) is its interval and holds it; `differs` says that 1 is outside, that is, that the change is more
+    than noise. `of_medians` is the plain ratio of the two medians.
+    """
+
+    n: int
+    ratio: float
+    low: float
+    high: float
+    of_medians: float
+
+    @property
+    def differs(self) -> bool:
+        return not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     """
     if n < 1 or not 0 <= successes <= n:
         raise MeasureError(f"wilson(successes={successes}, n={n}): expected n >= 1 and 0 <= successes <= n.")
-    z = _normal_quantile(confidence)
+    z = normal_quantile(confidence)
     share, shrink = successes / n, 1 + z * z / n
     center = (share + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
@@ -75,7 +95,7 @@ def mean_interval(scores: Tensor, confidence: float = 0.95) -> tuple[float, floa
     """
     values = _scores(scores, "scores")
     mean, error = _mean_error(values)
-    half = _student_quantile(confidence, len(values) - 1) * error
+    half = student_quantile(confidence, len(values) - 1) * error
     return mean - half, mean + half
 
 
@@ -144,7 +164,7 @@ def paired(before: Tensor, after: Tensor, confidence: float = 0.95) -> PairedCha
         drop, (low, high), p = (b - c) / len(first), _tango(b, c, len(first), confidence), _mcnemar_p(b, c)
     else:
         drop, error = _mean_error(first - second)
-        (low, high), p = mean_interval(first - second, confidence), _student_p(drop, error, len(first) - 1)
+        (low, high), p = mean_interval(first - second, confidence), student_p(drop, error, len(first) - 1)
     return PairedChange(
         len(first), float(first.mean()), float(second.mean()), drop, low, high, p, b=b, c=c, binary=binary
     )
@@ -166,6 +186,57 @@ def median_quartiles(times: Sequence[float] | Tensor) -> tuple[float, float, flo
     values = _scores(given, "times")
     low, middle, high = torch.quantile(values, values.new_tensor([0.25, 0.5, 0.75])).tolist()
     return middle, low, high
+
+
+def compare_timings(
+    before: Sequence[float] | Tensor, after: Sequence[float] | Tensor, confidence: float = 0.95
+) -> TimingChange:
+    """Compare two models by their timings in the same rounds: times (n,) each, all above 0.
+
+    d_i = log(after_i / before_i) of round i; ratio = exp(median of (d_i + d_j)/2 over i <= j), and its interval are the
+    k-th of these n (n + 1)/2 means from either end, k from the normal approximation of the signed-rank statistic.
+
+    Drift hits both timings of a round and leaves d alone; outliers move ranks by one. If nothing changed, either order
+    of a round's two timings is as likely, so that false alarms are 1 - confidence whatever the timings' distribution.
+    That takes rounds as independent: a machine that is slow for many rounds on end may alarm more often.
+
+    Raises MeasureError for too few rounds (95 % takes at least 6), lists of two lengths, times that are not finite or
+    not above 0, and a confidence outside (0, 1).
+
+    >>> change = compare_timings([4.0, 4.1, 8.0, 4.0, 4.2, 4.1, 4.0, 90.0], [2.0, 2.1, 4.1, 2.0, 2.1, 2.0, 2.0, 2.1])
+    >>> round(change.ratio, 2), change.of_medians, change.differs
+    (0.5, 0.5, True)
+
+    Source: Hodges and Lehmann 1963, "Estimates of location based on rank tests", Ann. Math. Statist. 34:598-611;
+    interval and k as in Hollander and Wolfe 1999, "Nonparametric Statistical Methods", section 3.3.
+    """
+    first, second = _times(before, after)
+    n = len(first)
+    ratios = (second / first).log()
+    i, j = torch.triu_indices(n, n)
+    means = ((ratios[i] + ratios[j]) / 2).sort().values
+    k = _rank(n, confidence)
+    low, high = float(means[k - 1].exp()), float(means[-k].exp())
+    medians = float(second.quantile(0.5) / first.quantile(0.5))
+    return TimingChange(n, float(means.quantile(0.5).exp()), low, high, medians)
+
+
+def _rank(n: int, confidence: float) -> int:
+    """Which of the sorted means, from either end, bounds the interval; counted from 1."""
+    deviation = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+    k = math.floor(n * (n + 1) / 4 - normal_quantile(confidence) * deviation)
+    if k < 1:
+        raise MeasureError(f"{n} rounds are too few for an interval at confidence={confidence}; 95 % takes at least 6.")
+    return k
+
+
+def _times(before: Sequence[float] | Tensor, after: Sequence[float] | Tensor) -> tuple[Tensor, Tensor]:
+    first, second = (_scores(torch.as_tensor(t, dtype=torch.float64), "times") for t in (before, after))
+    if len(first) != len(second):
+        raise MeasureError(f"{len(first)} times before and {len(second)} after; expected those of the same rounds.")
+    if float(torch.cat([first, second]).min()) <= 0:
+        raise MeasureError("A time is zero or negative; expected times above 0.")
+    return first, second
 
 
 def _scores(scores: Tensor, name: str) -> Tensor:
@@ -205,7 +276,7 @@ def _mcnemar_p(b: int, c: int) -> float:
 
 
 def _tango(b: int, c: int, n: int, confidence: float) -> tuple[float, float]:
-    z, drop = _normal_quantile(confidence), (b - c) / n
+    z, drop = normal_quantile(confidence), (b - c) / n
 
     def error(delta: float) -> float:  # of b - c - n delta under "the true drop is delta", at the likeliest q
         linear = -b - c + (2 * n - b + c) * delta
@@ -213,27 +284,9 @@ def _tango(b: int, c: int, n: int, confidence: float) -> tuple[float, float]:
         q = (root - linear) / (4 * n)
         return math.sqrt(max(0.0, n * (2 * q + delta * (1 - delta))))
 
-    low = _bisect(lambda delta: b - c - n * delta - z * error(delta), -1.0, drop)
-    high = _bisect(lambda delta: b - c - n * delta + z * error(delta), drop, 1.0)
+    low = bisect(lambda delta: b - c - n * delta - z * error(delta), -1.0, drop)
+    high = bisect(lambda delta: b - c - n * delta + z * error(delta), drop, 1.0)
     return low, high
-
-
-def _bisect(falling: Callable[[float], float], low: float, high: float) -> float:
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
-    return (low + high) / 2
-
-
-def _checked(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise MeasureError(f"confidence={confidence} is outside (0, 1); 0.95 asks for a 95 % interval.")
-    return confidence
-
-
-def _normal_quantile(confidence: float) -> float:
-    half = torch.tensor((1 + _checked(confidence)) / 2, dtype=torch.float64)
-    return float(torch.special.ndtri(half))
 
 
 def _mean_error(values: Tensor) -> tuple[float, float]:
@@ -243,44 +296,3 @@ def _mean_error(values: Tensor) -> tuple[float, float]:
             "return it as a bare float."
         )
     return float(values.mean()), float(values.std()) / math.sqrt(len(values))
-
-
-def _student_quantile(confidence: float, df: int) -> float:
-    alpha, high = 1 - _checked(confidence), 2.0
-    while _student_p(high, 1.0, df) > alpha:
-        high *= 2
-    return _bisect(lambda t: _student_p(t, 1.0, df) - alpha, 0.0, high)
-
-
-def _student_p(estimate: float, error: float, df: int) -> float:
-    if estimate == 0:
-        return 1.0
-    # x = df/(df + t^2) and 1 - x, each without cancellation, also for an error of zero.
-    whole = math.hypot(math.sqrt(df) * error, estimate)
-    x, rest = (math.sqrt(df) * error / whole) ** 2, (estimate / whole) ** 2
-    if x < (df + 2) / (df + 5):  # where the fraction converges fast
-        return _incomplete_beta(df / 2, 0.5, x, rest)
-    return 1 - _incomplete_beta(0.5, df / 2, rest, x)
-
-
-def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
-    """I_x(a, b) with rest = 1 - x, by the continued fraction 1/(1 + d1/(1 + d2/(1 + ...))), DLMF 8.17.22."""
-    if x == 0:
-        return 0.0
-    fraction = up = 1e-30
-    down, term = 0.0, 1.0
-    for j in range(1, 10_000):  # modified Lentz, Thompson and Barnett 1986
-        down, up = 1 / (1 + term * down), 1 + term / up
-        fraction *= up * down
-        if abs(up * down - 1) < 1e-15:
-            break
-        term = _beta_term(a, b, x, j)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
-    return math.exp(log_front) * fraction / a
-
-
-def _beta_term(a: float, b: float, x: float, j: int) -> float:
-    m = j // 2
-    if j % 2:
-        return -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-    return m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
