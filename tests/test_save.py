@@ -313,7 +313,7 @@ def test_a_directory_replaced_in_part_is_refused(folder: Path, monkeypatch: pyte
 
 def test_no_operation_is_listed_twice() -> None:
     from prunus.graph.rules import RULES
-    from prunus.save.encode import _WITHOUT_RULE
+    from prunus.graph.encode import _WITHOUT_RULE
 
     assert not _WITHOUT_RULE & {name.partition(".")[0] for name in RULES}
 

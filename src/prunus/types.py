@@ -97,7 +97,10 @@ class Budget:
 class Measurement:
     """One figure, how it was got, and how sure it is.
 
-    `spread` is (lower, upper): quartiles for timings, the 95 % interval for accuracies, None for exact counts.
+    `spread` is (lower, upper): quartiles for timings, the 95 % interval for accuracies, the least and the most for
+    memory and energy, None for exact counts. `method` says how a figure was got that can be got in several ways.
+
+    `samples` are single timings of a latency, in order, of the same rounds for every subject: all of them, or 300.
     """
 
     metric: str
@@ -112,3 +115,15 @@ class Measurement:
     estimated: bool = False
     subject: str = "model"
     versions: Mapping[str, str] = field(default_factory=lambda: {"torch": torch.__version__})
+    method: str = ""
+    samples: tuple[float, ...] = field(default=(), repr=False)
+
+    @staticmethod
+    def of(entries: Mapping[str, Any]) -> Measurement:
+        """Read what `dataclasses.asdict` gave, also after a way through JSON, where tuples are lists.
+
+        >>> Measurement.of({"metric": "latency_ms", "value": 2, "unit": "ms", "spread": [1, 3]}).spread
+        (1, 3)
+        """
+        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
+        return Measurement(**read)

@@ -163,6 +163,10 @@ class GraphModel(nn.Module):
         inputs = Inputs(args, kwargs)
         tensors = input_tensors(inputs)
         self._check(inputs, tensors)
+        return self.run(tensors)
+
+    def run(self, tensors: Mapping[Path, Tensor]) -> Any:
+        """The result of the call that holds these tensors at these places."""
         program = self.programs[0] if not self.training else self.programs[1]
         if program is None:
             raise TraceError(

@@ -19,6 +19,8 @@ WARM_UP = 5
 ROUNDS_AT_LEAST = 30
 ROUNDS_AT_MOST = 10_000
 SECONDS = 3.0
+SAMPLES = 300
+"""Single timings that a Measurement holds at most."""
 
 
 def latencies_ms(
@@ -43,7 +45,7 @@ def latencies_ms(
     (3, True)
     """
     timed = [_Timed(model, _timeable(device_of(model, example)), example) for model in models]
-    with _threads(threads):
+    with threads_set(threads):
         with torch.no_grad():
             for one in timed:  # what a model caches in its first call must not be an inference tensor
                 one.call_ms()
@@ -54,6 +56,21 @@ def latencies_ms(
     return tuple(list(column) for column in zip(*times, strict=True))
 
 
+def kept(times: Sequence[float], most: int = SAMPLES) -> tuple[float, ...]:
+    """At most `most` of the timings, spread evenly, in order; the same rounds of every list of that length.
+
+    Rounds are kept in pairs of one forward and one backward, so that no model is the first in more of them.
+
+    >>> kept([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], most=4)
+    (0.0, 1.0, 4.0, 5.0)
+    """
+    if len(times) <= most:
+        return tuple(times)
+    pairs, wanted = len(times) // 2, most // 2
+    starts = [2 * (i * pairs // wanted) for i in range(wanted)]
+    return tuple(times[start + step] for start in starts for step in (0, 1))
+
+
 @dataclass(frozen=True, eq=False)
 class _Timed:
     model: nn.Module
@@ -62,10 +79,10 @@ class _Timed:
 
     def call_ms(self) -> float:
         call = fresh(self.example)
-        _wait(self.device)
+        wait(self.device)
         start = perf_counter_ns()
         output = self.model(*call.args, **call.kwargs)
-        _wait(self.device)
+        wait(self.device)
         end = perf_counter_ns()
         del output  # held until here, so that freeing it is not timed
         return (end - start) / 1e6
@@ -89,7 +106,8 @@ def _timeable(device: torch.device) -> torch.device:
     return device
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until an accelerator has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -102,7 +120,8 @@ def _told(times: list[float], done: int, total: int, progress: Progress | None) 
 
 
 @contextmanager
-def _threads(count: int | None) -> Generator[None, None, None]:
+def threads_set(count: int | None) -> Generator[None, None, None]:
+    """torch's thread count inside; as before afterwards."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.errors import MeasureError
 from prunus.measure.facts import facts
-from prunus.measure.latency import latencies_ms
+from prunus.measure.latency import kept, latencies_ms
 from prunus.measure.session import Session, named, open_session
 from prunus.measure.untouched import tensors, untouched
 from prunus.statistics import median_quartiles
@@ -84,4 +84,5 @@ def _row(subject: str, model: nn.Module, times: list[float], example: Inputs, th
         batch=at.batch,
         subject=subject,
         versions=ours,
+        samples=kept(times),
     )

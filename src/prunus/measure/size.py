@@ -46,6 +46,15 @@ def nonzeros(model: nn.Module) -> int:
     return count
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters in memory; a tied tensor counts once, and a zero takes what any other number takes.
+
+    >>> weight_bytes(nn.Linear(4, 3))
+    60
+    """
+    return sum(parameter.numel() * parameter.element_size() for _, parameter in _distinct(model.named_parameters()))
+
+
 def file_bytes(model: nn.Module) -> int:
     """Bytes of the model's state (parameters and persistent buffers) as a safetensors file, header included.
 

@@ -44,23 +44,24 @@ def same_random(*models: nn.Module) -> AbstractContextManager[None]:
 
 def fresh(example: Inputs) -> Inputs:
     """A copy of the example call, as a model may write into what it is given."""
-    return Inputs(_mapped(example.args, _copied), _mapped(dict(example.kwargs), _copied))
+    return Inputs(mapped(example.args, _copied), mapped(dict(example.kwargs), _copied))
 
 
 def tensors(value: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts, in reading order."""
     found: list[Tensor] = []
-    _mapped(value, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
+    mapped(value, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
     return found
 
 
-def _mapped(value: Any, act: Callable[[Any], Any]) -> Any:
+def mapped(value: Any, act: Callable[[Any], Any]) -> Any:
+    """Nested tuples, lists and dicts again, with `act` of each leaf in its place."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(v, act) for v in value))  # a named tuple
+        return type(value)(*(mapped(v, act) for v in value))  # a named tuple
     if type(value) in (tuple, list):
-        return type(value)(_mapped(v, act) for v in value)
+        return type(value)(mapped(v, act) for v in value)
     if type(value) is dict:
-        return {k: _mapped(v, act) for k, v in value.items()}
+        return {k: mapped(v, act) for k, v in value.items()}
     return act(value)
 
 

@@ -18,7 +18,7 @@ from prunus.errors import ArtifactError
 from prunus.graph.interpret import GraphModel
 from prunus.graph.layout import in_format
 from prunus.graph.private import state_of
-from prunus.save.encode import decode_program
+from prunus.graph.encode import decode_program
 from prunus.save.write import CONSTANT, FORMAT
 
 

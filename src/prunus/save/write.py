@@ -23,7 +23,7 @@ from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
 from prunus.graph.width import Keep
 from prunus.result import Result
-from prunus.save.encode import encode_program
+from prunus.graph.encode import encode_program
 
 FORMAT = "prunus 1"
 WEIGHTS = "model.safetensors"
