@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, prune
 from vision import models
 
 from prunus.errors import MeasureError
-from prunus.measure import latency, measure
+from prunus.measure import latency, measure, sensors
 from prunus.measure.effective import effective_macs
 from prunus.measure.macs import macs
 from prunus.measure.size import CHUNK, compressed_bytes, file_bytes, nonzeros, params
@@ -75,9 +75,12 @@ def test_every_figure_says_how_it_was_got() -> None:
         "bytes": ("bytes", 1, None, True),
         "compressed_bytes": ("bytes", 1, None, True),
         "latency_ms": ("ms", 7, 1, False),
+        "throughput": ("samples/s", 7, 1, False),
+        "energy_j": ("J", 1, 1, True),
         "accuracy": ("share", 9, None, False),
     }
-    assert {(m.device, m.dtype, m.batch, m.estimated) for m in figures} == {("cpu", "float32", 3, False)}
+    assert {(m.device, m.dtype, m.batch) for m in figures} == {("cpu", "float32", 3)}
+    assert [m.metric for m in figures if m.estimated] == ["energy_j"]
     assert all(m.versions["torch"] == torch.__version__ for m in figures)
 
 
@@ -713,7 +716,16 @@ class Restless(nn.Module):
         return out
 
 
-ALL = ("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes", "latency_ms", "accuracy")
+ALL = (
+    *("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes"),
+    *("latency_ms", "throughput", "energy_j", "accuracy"),  # for memory see test_memory.py
+)
+
+
+@pytest.fixture(autouse=True)
+def no_sensors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Energy is an estimate here, whatever the machine has."""
+    monkeypatch.setattr(sensors, "POWERCAP", tmp_path / "powercap")
 
 
 def restless() -> Restless:

@@ -288,6 +288,13 @@ def test_arguments_that_do_not_fit_the_operation_are_refused(folder: Path, name:
         prunus.load(folder)
 
 
+def test_the_figures_in_the_report_are_those_of_the_result(saved: tuple[prunus.Result, Path]) -> None:
+    report, result = json.loads((saved[1] / "report.json").read_text()), saved[0]
+    for side in ("before", "after"):
+        assert tuple(prunus.Measurement.of(entries) for entries in report[side]) == getattr(result, side)
+    assert len(report["after"][-1]["samples"]) == 300 or report["after"][-1]["repeats"] < 300
+
+
 def test_the_report_names_its_weights(saved: tuple[prunus.Result, Path]) -> None:
     report, graph = (json.loads((saved[1] / name).read_text()) for name in ("report.json", "graph.json"))
     assert report["weights"] == graph["weights"]
@@ -312,8 +319,8 @@ def test_a_directory_replaced_in_part_is_refused(folder: Path, monkeypatch: pyte
 
 
 def test_no_operation_is_listed_twice() -> None:
-    from prunus.graph.rules import RULES
     from prunus.graph.encode import _WITHOUT_RULE
+    from prunus.graph.rules import RULES
 
     assert not _WITHOUT_RULE & {name.partition(".")[0] for name in RULES}
 

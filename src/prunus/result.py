@@ -13,11 +13,13 @@ from prunus.graph.graph import Graph
 from prunus.measure import measure
 from prunus.measure.untouched import untouched
 from prunus.plan import Plan
-from prunus.statistics import PairedChange, paired
+from prunus.statistics import PairedChange, compare_timings, paired
 from prunus.types import Evaluate, Measurement
 
 REPORTED = ("params", "macs", "bytes", "latency_ms")
 ZEROS_TOO = ("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes", "latency_ms")
+_ROUNDS_AT_LEAST = 6
+"""Fewer have no interval of 95 %."""
 ZEROS = (
     "Zeros alone make no dense runtime faster and no raw file smaller: latency and bytes are shown as measured. For "
     "speed remove channels (pattern=Channel()); zeros pay in compressed files, and where kernels are made for them."
@@ -29,6 +31,8 @@ class Result:
     """`before` and `after` hold the same metrics of the dense and the pruned model, measured side by side.
 
     `change` compares the per-sample scores of both, where `evaluate` gave them. `history` has an entry a round.
+    Printed, the change of a latency is that of `statistics.compare_timings`, with its interval: round by round, so that
+    it may differ a little from the ratio of the two medians beside it.
     """
 
     model: nn.Module
@@ -100,16 +104,25 @@ def shown(m: Measurement) -> str:
     if m.metric == "accuracy" and 0 <= m.value <= 1:
         spread = f" [{m.spread[0] * 100:.1f}, {m.spread[1] * 100:.1f}]" if m.spread else ""
         return f"{m.value * 100:.1f} %{spread}{mark}"
+    write = _WRITTEN.get(m.unit, "{:.3f}").format
     if m.spread is not None:
-        return f"{m.value:.3f} {m.unit} [{m.spread[0]:.3f}, {m.spread[1]:.3f}]{mark}"
-    return f"{m.value:,.0f}{mark}"
+        return f"{write(m.value)} {m.unit} [{write(m.spread[0])}, {write(m.spread[1])}]{mark}"
+    return f"{write(m.value)} {m.unit}{mark}" if m.unit == "J" else f"{m.value:,.0f}{mark}"
+
+
+_WRITTEN = {"bytes": "{:,.0f}", "samples/s": "{:,.1f}", "J": "{:.3g}"}
+"""Units whose figures are too large, or too small, for three decimals."""
 
 
 def _change(old: Measurement, new: Measurement) -> str:
     if old.metric == "accuracy":
         shares = min(old.value, new.value) >= 0 and max(old.value, new.value) <= 1
         return f"{(new.value - old.value) * 100:+.1f} points" if shares else f"{new.value - old.value:+.4g}"
-    return f"{new.value / old.value:.3f}x" if old.value else "-"
+    ratio = f"{new.value / old.value:.3f}x" if old.value else "-"
+    if len(old.samples) != len(new.samples) or len(new.samples) < _ROUNDS_AT_LEAST:
+        return ratio
+    timings = compare_timings(old.samples, new.samples)
+    return f"{timings.ratio:.3f}x [{timings.low:.3f}, {timings.high:.3f}]"
 
 
 def drop(change: PairedChange) -> str:

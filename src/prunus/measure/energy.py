@@ -11,7 +11,7 @@ from torch import nn
 from prunus.measure.ask import Ask, Cell, Figure, Figures
 from prunus.measure.facts import device_of
 from prunus.measure.latency import threads_set, wait
-from prunus.measure.macs import macs
+from prunus.measure.macs import counted
 from prunus.measure.sensors import Sensor, sensor_of
 from prunus.measure.size import weight_bytes
 from prunus.measure.untouched import fresh
@@ -54,7 +54,7 @@ def estimated_joules(model: nn.Module, example: Inputs) -> float:
     for a 32-bit floating multiplication and addition; DRAM 1.3 to 2.6 nJ for 64 bits, of which half of the least).
     """
     words = weight_bytes(model) / 4
-    return (PICOJOULES_A_MAC * macs(model, example) + PICOJOULES_A_WORD * words) * 1e-12
+    return (PICOJOULES_A_MAC * int(counted(model, example, "energy_j")) + PICOJOULES_A_WORD * words) * 1e-12
 
 
 def _estimates(ask: Ask, cell: Cell, why: str) -> dict[str, Figure]:

@@ -15,7 +15,7 @@ from prunus.measure.facts import device_of
 from prunus.measure.untouched import fresh
 from prunus.types import Inputs, Progress
 
-WARM_UP = 5
+WARM_UP = 6  # even, so that the first round that counts comes after one that went backwards
 ROUNDS_AT_LEAST = 30
 ROUNDS_AT_MOST = 10_000
 SECONDS = 3.0

@@ -82,12 +82,16 @@ def _fresh_process(folder: str, threads: int, metric: str) -> dict[str, Any]:
 def _on_cuda(model: nn.Module, example: Inputs, device: torch.device) -> dict[str, Any]:
     """The model's own tensors and all that its call allocates; the floor is what else is there, other models say."""
     call = fresh(example)
-    own = [*model.parameters(), *model.buffers(), *tensors((call.args, dict(call.kwargs)))]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in own if t.device == device}
-    floor = torch.cuda.memory_allocated(device) - sum(storages.values())
+    floor = torch.cuda.memory_allocated(device) - _own_bytes(model, call, device)
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     with torch.no_grad():
         model(*call.args, **call.kwargs)
     torch.cuda.synchronize(device)
     return {"floor": floor, "peak": torch.cuda.max_memory_allocated(device), "method": "torch.cuda, this process"}
+
+
+def _own_bytes(model: nn.Module, call: Inputs, device: torch.device) -> int:
+    own = [*model.parameters(), *model.buffers(), *tensors((call.args, dict(call.kwargs)))]
+    storages = [t.untyped_storage() for t in own if t.device == device]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from prunus.apply.surgery import Edit, apply_edits, read_integer, replace_state
 from prunus.errors import ArtifactError
+from prunus.graph.encode import decode_program
 from prunus.graph.interpret import GraphModel
 from prunus.graph.layout import in_format
 from prunus.graph.private import state_of
-from prunus.graph.encode import decode_program
 from prunus.save.write import CONSTANT, FORMAT
 
 

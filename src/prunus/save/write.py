@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunus.apply.surgery import edits_between
+from prunus.graph.encode import encode_program
 from prunus.graph.fit import fit, fit_constants
 from prunus.graph.graph import Graph
 from prunus.graph.interpret import GraphModel
@@ -23,7 +24,6 @@ from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
 from prunus.graph.width import Keep
 from prunus.result import Result
-from prunus.graph.encode import encode_program
 
 FORMAT = "prunus 1"
 WEIGHTS = "model.safetensors"
