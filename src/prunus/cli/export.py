@@ -23,7 +23,7 @@ def export(
 
     Example: `prunus export slim/ --to onnx`
     """
-    model, inputs = opened(source)
+    (model,), inputs = opened([source])
     folder = Path(source) if Path(source).is_dir() else Path()
     done = exported(model, inputs, out or folder / f"model.{to}", to=to)
     if as_json:

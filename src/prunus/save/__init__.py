@@ -5,7 +5,7 @@ class change), `plan.json` and `plan.safetensors` (which units went), `report.js
 """
 
 from prunus.save.inputs import load_inputs
-from prunus.save.load import load
+from prunus.save.load import class_of, load
 from prunus.save.write import save
 
-__all__ = ["load", "load_inputs", "save"]
+__all__ = ["class_of", "load", "load_inputs", "save"]

@@ -42,6 +42,14 @@ def load(directory: str | Path, make_model: Callable[[], nn.Module] | None = Non
         return _as_class(folder, graph, state, model).eval()
 
 
+def class_of(directory: str | Path) -> str | None:
+    """The name of the class a saved model can be loaded onto; None where only its graph was saved."""
+    folder = Path(directory)
+    surgery = described(folder, "surgery.json")
+    with damage_named(folder, "surgery.json"):
+        return surgery["class"]
+
+
 @contextmanager
 def damage_named(folder: Path, name: str) -> Generator[None]:
     """Whatever the entries of a JSON file of ours lead to when they are not as written."""
