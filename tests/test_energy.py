@@ -236,7 +236,7 @@ def test_without_its_package_there_is_no_nvml(monkeypatch: pytest.MonkeyPatch) -
         raise ImportError(name)
 
     monkeypatch.setattr(sensors, "import_module", missing)
-    assert nvml(torch.device("cuda")) == "no NVML; pip install nvidia-ml-py"
+    assert nvml(torch.device("cuda")) == "no NVML; pip install 'prunus[energy]'"
 
 
 # Errors
@@ -245,3 +245,8 @@ def test_without_its_package_there_is_no_nvml(monkeypatch: pytest.MonkeyPatch) -
 def test_a_kernel_without_a_formula_has_no_estimate() -> None:
     with pytest.raises(MeasureError, match=r"'energy_j' has no formula for aten\._trilinear"):
         measure(nn.Bilinear(4, 4, 2), (x, x), "energy_j")
+
+
+def test_models_on_two_devices_have_no_common_counter() -> None:
+    with pytest.raises(MeasureError, match="here are model on cpu, against on meta"):
+        measure(nn.Linear(4, 2), x, "energy_j", against=nn.Linear(4, 2, device="meta"))

@@ -29,7 +29,7 @@ ROOT = len(TABLE)  # prunus/__init__.py imports everything, so it stands above e
 
 DOORS = {"cli", "table", "tasks"}  # these may need the extras as soon as they are imported
 ALWAYS_THERE = {*sys.stdlib_module_names, "prunus", "torch", "safetensors"}
-EXTRAS = ("rich", "typer", "sklearn", "transformers", "torchvision", "onnx", "onnxscript", "onnxruntime")
+EXTRAS = ("rich", "typer", "sklearn", "transformers", "torchvision", "onnx", "onnxscript", "onnxruntime", "pynvml")
 
 
 def module_of(path: Path) -> str:

@@ -62,11 +62,13 @@ def test_a_call_read_back_computes_the_same(tmp_path: Path) -> None:
 
 def test_the_model_is_left_alone(once: None) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout()).train()
+    model.plain = torch.ones(2)
     state = {name: (id(t), t.tolist()) for name, t in model.state_dict(keep_vars=True).items()}
     inputs, random = torch.randn(3, 4), torch.get_rng_state()
     measure(model, inputs, "memory_bytes")
     assert {name: (id(t), t.tolist()) for name, t in model.state_dict(keep_vars=True).items()} == state
     assert all(module.training for module in model.modules())
+    assert "plain" in vars(model)  # and not a buffer
     assert torch.equal(torch.get_rng_state(), random)
 
 

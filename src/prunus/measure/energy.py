@@ -8,6 +8,7 @@ from time import perf_counter, sleep
 import torch
 from torch import nn
 
+from prunus.errors import MeasureError
 from prunus.measure.ask import Ask, Cell, Figure, Figures
 from prunus.measure.facts import device_of
 from prunus.measure.latency import threads_set, wait
@@ -37,11 +38,19 @@ def energy(ask: Ask) -> Figures:
     """
     found: Figures = {}
     for cell in ask.cells:
-        sensor = sensor_of(device_of(ask.subjects["model"], cell.example))
+        sensor = sensor_of(_device(ask, cell))
         figures = _estimates(ask, cell, sensor) if isinstance(sensor, str) else _metered(ask, cell, sensor)
         for subject, figure in figures.items():
             found.setdefault(("energy_j", subject), []).append(figure)
     return found
+
+
+def _device(ask: Ask, cell: Cell) -> torch.device:
+    devices = {subject: device_of(model, cell.example) for subject, model in ask.subjects.items()}
+    if len(set(devices.values())) > 1:
+        where = ", ".join(f"{subject} on {device}" for subject, device in devices.items())
+        raise MeasureError(f"'energy_j' compares models on one device, whose counter it reads; here are {where}.")
+    return devices["model"]
 
 
 def estimated_joules(model: nn.Module, example: Inputs) -> float:

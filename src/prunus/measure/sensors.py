@@ -69,7 +69,7 @@ def nvml(device: torch.device) -> Sensor | str:
     try:
         library: Any = import_module("pynvml")
     except ImportError:
-        return "no NVML; pip install nvidia-ml-py"
+        return "no NVML; pip install 'prunus[energy]'"
     try:
         library.nvmlInit()
         handle = library.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
