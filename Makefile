@@ -34,10 +34,12 @@ clean:
 	$(PIP) -e '.[demo]'
 	@touch $@
 
-# --no-deps: torchvision would bring the CUDA build of torch; tests/vision.py makes it run without.
+# --no-deps: torchvision would bring the CUDA build of torch; tests/vision.py makes it run without. Of
+# axe-playwright-python we take axe-core alone, the checker of accessibility.
 .venv/.test: .venv/.demo
 	$(PIP) -e '.[test]'
 	$(PIP) --no-deps torchvision
+	$(PIP) --no-deps axe-playwright-python
 	$(PIP) transformers
 	@touch $@
 

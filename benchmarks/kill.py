@@ -16,8 +16,8 @@ from pathlib import Path
 
 from prunus.cli.init import RECIPE, TASK
 
-MEASURED = "report.json"
-"""Holds timings, which no two runs share."""
+MEASURED = ("report.json", "report.html")
+"""These hold timings, which no two runs share."""
 
 
 def run(folder: Path, out: str, *options: str) -> subprocess.Popen[bytes]:
@@ -44,7 +44,7 @@ def disturbed(folder: Path, out: str, seconds: float, kills: int, draw: random.R
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != MEASURED}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in MEASURED}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ TABLE = (
     ("stats", "distributions", "statistics", "measure"),
     ("criteria", "cost", "score", "allocate", "plan", "from_zeros", "schedules"),
     ("apply", "recover"),
-    ("result", "save", "export"),
+    ("result", "save", "export", "report"),
     ("rounds", "pipeline", "recipe", "running", "table", "cli", "tasks"),
 )
 FLOORS = {name: floor for floor, names in enumerate(TABLE) for name in names}
@@ -29,7 +29,10 @@ ROOT = len(TABLE)  # prunus/__init__.py imports everything, so it stands above e
 
 DOORS = {"cli", "table", "tasks"}  # these may need the extras as soon as they are imported
 ALWAYS_THERE = {*sys.stdlib_module_names, "prunus", "torch", "safetensors"}
-EXTRAS = ("rich", "typer", "sklearn", "transformers", "torchvision", "onnx", "onnxscript", "onnxruntime", "pynvml")
+EXTRAS = (
+    *("rich", "typer", "sklearn", "transformers", "torchvision", "pynvml"),
+    *("onnx", "onnxscript", "onnxruntime", "jinja2", "plotly"),
+)
 
 
 def module_of(path: Path) -> str:

@@ -20,6 +20,7 @@ from prunus.patterns import Block, Channel, Element, NofM
 from prunus.pipeline import prune
 from prunus.plan import Plan, load_plan
 from prunus.recover import distillation, finetune, recalibrate
+from prunus.report.report import report
 from prunus.result import Result, compare
 from prunus.save import load, save
 from prunus.score import score
@@ -63,6 +64,7 @@ __all__ = [
     "plan_from_zeros",
     "prune",
     "recalibrate",
+    "report",
     "save",
     "schedules",
     "score",

@@ -54,11 +54,11 @@ def _macs(graph: Graph) -> Cost:
     """
     notes = [graph.eval.inferred.notes.get(n.name) for n in graph.eval.program.nodes]
     cost = _sum_of_products([note.macs for note in notes if note is not None and note.macs is not None])
-    own = _own_sizes(graph)
+    own = own_sizes(graph)
     return lambda kept: cost({**kept, **own})
 
 
-def _own_sizes(graph: Graph) -> dict[Atom, int]:
+def own_sizes(graph: Graph) -> dict[Atom, int]:
     """Leaves that follow an input, with the size they have in the first example."""
     shapes = [t.shape for t in input_tensors(graph.examples[0]).values()]
     return {leaf: shapes[index][dim] for leaf, (index, dim) in graph.leaves.moving.items()}
@@ -105,7 +105,7 @@ def _macs_each(groups: Groups) -> Mapping[str, float]:
     mode, graph = groups.graph.eval, groups.graph
     sizes = {group.name: group.size for group in groups.every}
     found = dict.fromkeys(sizes, 0.0)
-    own = _own_sizes(graph)
+    own = own_sizes(graph)
     for node in mode.program.nodes:
         note = mode.inferred.notes.get(node.name)
         if note is not None and note.macs is not None:

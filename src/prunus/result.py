@@ -13,6 +13,7 @@ from prunus.graph.graph import Graph
 from prunus.measure import measure
 from prunus.measure.untouched import untouched
 from prunus.plan import Plan
+from prunus.report.histogram import Histogram, histograms
 from prunus.statistics import PairedChange, compare_timings, paired
 from prunus.types import Evaluate, Measurement
 
@@ -33,6 +34,7 @@ class Result:
     `change` compares the per-sample scores of both, where `evaluate` gave them. `history` has an entry a round.
     Printed, the change of a latency is that of `statistics.compare_timings`, with its interval: round by round, so that
     it may differ a little from the ratio of the two medians beside it.
+    `histograms` holds those of the weights of both, by name; the empty name is all of them together.
     """
 
     model: nn.Module
@@ -42,6 +44,7 @@ class Result:
     after: tuple[Measurement, ...]
     change: PairedChange | None = None
     history: tuple[Mapping[str, Any], ...] = field(default=())
+    histograms: Mapping[str, Histogram] = field(default_factory=dict[str, Histogram], repr=False)
 
     def __str__(self) -> str:
         rows = [("", "before", "after", "change")]
@@ -75,8 +78,9 @@ def compare(
     metrics = ZEROS_TOO if plan.groups.laid else REPORTED
     taken = measure(small, inputs, metrics, against=model)
     after, before = taken[: len(metrics)], taken[len(metrics) :]
+    spread = histograms(model, small)
     if evaluate is None:
-        return Result(small, plan.graph, plan, before, after, None, tuple(history))
+        return Result(small, plan.graph, plan, before, after, None, tuple(history), spread)
     scores = [_scores(evaluate, m) for m in (model, small)]
     quality = [
         measure(m, inputs, "accuracy", evaluate=lambda _m, s=s: s)[0]
@@ -84,7 +88,8 @@ def compare(
     ]
     both = [s for s in scores if isinstance(s, Tensor) and s.ndim == 1]
     change = paired(both[0], both[1]) if len(both) == 2 else None
-    return Result(small, plan.graph, plan, (*before, quality[0]), (*after, quality[1]), change, tuple(history))
+    both_sides = (*before, quality[0]), (*after, quality[1])
+    return Result(small, plan.graph, plan, *both_sides, change, tuple(history), spread)
 
 
 def _scores(evaluate: Evaluate, model: nn.Module) -> Tensor | float:

@@ -34,7 +34,9 @@ def finished(folder: str | Path, recipe: Recipe) -> bool:
     return written.exists() and not unfinished(folder).exists() and written.read_text() == _written(recipe)
 
 
-def prune_by(recipe: Recipe, folder: str | Path, *, progress: Progress | None = None) -> Result:
+def prune_by(
+    recipe: Recipe, folder: str | Path, *, command: str | None = None, progress: Progress | None = None
+) -> Result:
     """Do what the recipe says and save it to `folder`; the same call again goes on where a killed one was.
 
     torch's generator is seeded before the user's `make` is called, so that it builds the same model each time.
@@ -53,7 +55,7 @@ def prune_by(recipe: Recipe, folder: str | Path, *, progress: Progress | None = 
         run_dir=kept,
         progress=progress,
     )
-    save(result, folder)
+    save(result, folder, command=command)
     (Path(folder) / "recipe.json").write_text(_written(recipe))
     shutil.rmtree(kept, ignore_errors=True)
     return result

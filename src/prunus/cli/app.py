@@ -13,6 +13,7 @@ import typer
 from prunus.cli.export import export
 from prunus.cli.init import init
 from prunus.cli.measure import measure
+from prunus.cli.report import report
 from prunus.cli.run import run
 from prunus.cli.scan import scan
 from prunus.cli.terminal import failed
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Prune neural networks: really smaller, proven equal, every number measured.",
 )
-for command in (run, scan, measure, export, init):
+for command in (run, scan, measure, export, report, init):
     app.command()(command)
 
 

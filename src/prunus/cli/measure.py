@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from prunus.cli.terminal import console, print_json, shown_progress
+from prunus.cli.terminal import console, print_json, say, shown_progress
 from prunus.errors import RecipeError
 from prunus.measure import measure as measured
 from prunus.recipe import made
+from prunus.report.report import report
 from prunus.result import shown
 from prunus.save import class_of, load, load_inputs
 from prunus.types import Inputs, Measurement
@@ -32,6 +33,7 @@ def measure(
     batch: Annotated[str | None, typer.Option(help="Batch sizes for the timing, such as 1,64.")] = None,
     threads: Annotated[str | None, typer.Option(help="Thread counts for the timing, such as 1,2.")] = None,
     null: Annotated[bool, typer.Option("--null", help="Time B twice: what the machine's noise alone makes.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page about it to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure one model, or two side by side, on the same example inputs.
@@ -56,9 +58,16 @@ def measure(
             null=null,
             progress=progress,
         )
+    names = {"model": first, "against": second or "", "null": f"{second} again"}
+    if html is not None:
+        by_name = {names[s]: [f for f in figures if f.subject == s] for s in ("against", "model", "null")}
+        page = report(
+            {name: taken for name, taken in by_name.items() if taken}, html, command=f"prunus measure {first}"
+        )
+        say(f"wrote {page}")
     if as_json:
         return print_json([asdict(figure) for figure in figures])
-    return console.print(_table(figures, {"model": first, "against": second or "", "null": f"{second} again"}))
+    return console.print(_table(figures, names))
 
 
 def opened(targets: Sequence[str]) -> tuple[list[nn.Module], Inputs]:

@@ -14,9 +14,10 @@ import typer
 from prunus.cli.terminal import console, print_json, say, shown_progress
 from prunus.errors import RecipeError
 from prunus.recipe import Recipe, read
+from prunus.report.read import read_facts
+from prunus.report.report import report
 from prunus.result import ZEROS
 from prunus.running import finished, plan_of, prune_by, unfinished
-from prunus.save.write import report
 
 TASKS = ("digits", "digits-sparse")
 
@@ -65,11 +66,12 @@ def _recipe(recipe: Recipe, name: str, folder: Path, resume: bool, as_json: bool
     if resume and finished(folder, recipe):
         return say(f"{folder} holds the finished run of this recipe; nothing is left to do.")
     with _stoppable(name, folder, resume), shown_progress() as progress:
-        result = prune_by(recipe, folder, progress=progress)
+        result = prune_by(recipe, folder, command=f"prunus run {name}", progress=progress)
+    page = report(folder, folder)
     if as_json:
-        return print_json(report(result))
+        return print_json(read_facts(folder))
     console.print(str(result), highlight=False, markup=False)
-    return say(f"saved to {folder}; {time.monotonic() - started:.0f} s")
+    return say(f"saved to {folder}, the page is {page}; {time.monotonic() - started:.0f} s")
 
 
 def _task(task: str, seed: int, folder: Path, resume: bool, as_json: bool) -> None:
@@ -80,14 +82,15 @@ def _task(task: str, seed: int, folder: Path, resume: bool, as_json: bool) -> No
     started = time.monotonic()
     with _stoppable(task, folder, resume), shown_progress() as progress:
         done = {"digits": demo.run, "digits-sparse": sparse.run}[task](seed, folder, progress)
+    page = report(folder, folder)
     if as_json:
-        return print_json(report(done.result))
+        return print_json(read_facts(folder))
     images = done.rows[DENSE].correct.numel()
     title = f"{task}, seed {seed}, {images} test images; latency: batch {BATCH}, 1 thread, interleaved with dense"
     console.print(comparison(done.rows, title))
     if done.result.plan.groups.laid:
         console.print(ZEROS, highlight=False)
-    return say(f"saved to {folder}; {time.monotonic() - started:.0f} s")
+    return say(f"saved to {folder}, the page is {page}; {time.monotonic() - started:.0f} s")
 
 
 @contextmanager

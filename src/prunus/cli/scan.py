@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from prunus.cli.terminal import console, print_json
+from prunus.cli.terminal import console, print_json, say
 from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Groups
 from prunus.graph.trace import trace
 from prunus.recipe import made
+from prunus.report.report import report
 from prunus.table import fixed_table, group_tree
 
 
 def scan(
     target: Annotated[str, typer.Argument(metavar="MODULE:make", help="A function make() -> (model, inputs).")],
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page about it to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show what can be pruned in a model, what goes together, and what is fixed and why.
 
-    Example: `prunus scan my_package.nets:make`
+    Example: `prunus scan my_package.nets:make --html scan.html`
     """
     graph = trace(*made(target))
     groups = group(graph)
+    if html is not None:
+        say(f"wrote {report(groups, html, command=f'prunus scan {target}')}")
     if as_json:
         return print_json(found(graph, groups))
     console.print(escape(str(graph)), highlight=False)

@@ -6,11 +6,9 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,16 +21,25 @@ from prunus.graph.layout import is_channels_last
 from prunus.graph.nest import input_settings, input_tensors
 from prunus.graph.private import state_of
 from prunus.graph.width import Keep
+from prunus.report.facts import FORMAT, Baseline, facts_of_result
 from prunus.result import Result
 
-FORMAT = "prunus 1"
 WEIGHTS = "model.safetensors"
 CONSTANT = "constant:"
 """Prefix, in `model.safetensors`, of tensors that are no state of the model."""
 
 
-def save(result: Result, directory: str | Path) -> None:
+def save(
+    result: Result,
+    directory: str | Path,
+    *,
+    rows: Mapping[str, Baseline] | None = None,
+    command: str | None = None,
+) -> None:
     """Write the pruned model, its plan and its figures to `directory`; files of that name are replaced.
+
+    `rows` are the baselines it was compared with, the dense model first, and `command` is what was run: both for the
+    page that `report` makes of the directory.
 
     Nothing is replaced before all is written. Then the files are moved one by one, the weights last: where that is
     cut off, `load` refuses the directory, for its other files belong to weights that are not there.
@@ -42,12 +49,12 @@ def save(result: Result, directory: str | Path) -> None:
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
-        _write(result, Path(part))
+        _write(result, Path(part), rows, command)
         for path in sorted(Path(part).iterdir(), key=lambda path: (path.name == WEIGHTS, path.name)):
             path.replace(folder / path.name)
 
 
-def _write(result: Result, folder: Path) -> None:
+def _write(result: Result, folder: Path, rows: Mapping[str, Baseline] | None, command: str | None) -> None:
     graph, keep, model = result.graph, result.plan.left, result.model
     state = state_of(model).tensors
     constants = fit_constants(graph, keep)
@@ -57,7 +64,7 @@ def _write(result: Result, folder: Path) -> None:
     _json(folder / "graph.json", _graph(graph, keep, state, digest))
     _json(folder / "surgery.json", _surgery(graph, model, digest))
     result.plan.save(folder)
-    _json(folder / "report.json", {"weights": digest, **report(result)})
+    _json(folder / "report.json", {"weights": digest, **facts_of_result(result, rows, command)})
 
 
 def _graph(graph: Graph, keep: Keep, state: Mapping[str, Tensor], digest: str) -> dict[str, Any]:
@@ -97,18 +104,6 @@ def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
         "weights": digest,
         "class": graph.model_class,
         "entries": entries,
-    }
-
-
-def report(result: Result) -> dict[str, Any]:
-    """What was measured, as JSON values."""
-    return {
-        "format": FORMAT,
-        "before": [asdict(m) for m in result.before],
-        "after": [asdict(m) for m in result.after],
-        "change": None if result.change is None else asdict(result.change),
-        "history": [dict(entry) for entry in result.history],
-        "versions": {"torch": torch.__version__},
     }
 
 

@@ -65,7 +65,7 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
     }
     done = Demo(rows_of(models, METRICS, progress), result)
     if directory is not None:
-        save(result, directory)
+        save(result, directory, rows=done.rows, command=f"prunus run digits --seed {seed}")
         shutil.rmtree(unfinished(directory), ignore_errors=True)
     return done
 

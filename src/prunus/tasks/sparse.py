@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,7 +67,7 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
     result = compare(dense, recovered, plan, evaluate=digits.correct)
     done = Demo(rows_of(models, METRICS, progress), result)
     if directory is not None:
-        save(result, directory)
+        save(result, directory, rows=done.rows, command=f"prunus run digits-sparse --seed {seed}")
         shutil.rmtree(unfinished(directory), ignore_errors=True)
     return done
 
@@ -108,7 +109,8 @@ def _grown(
 
     named = renamed(f"{what}: zeros grow", progress)  # no epoch before the last has all zeros: none is chosen as best
     digits.train(net, epochs=GRADUAL_EPOCHS, lr=LR, optimizer=attached, evaluate=None, seed=seed + 1, progress=named)
-    return net, gradual.plan
+    how = {"criterion": f"{criterion.__module__}.{criterion.__qualname__}", "seed": seed, "steps": steps}
+    return net, replace(gradual.plan, provenance={**gradual.plan.provenance, **how})
 
 
 def _recovered(
