@@ -196,7 +196,9 @@ def test_a_killed_run_ends_with_the_same_files(begun: Path, moment: int) -> None
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All files but those with timings, and the exported one that another test adds."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("report.json", "report.html", "model.onnx")}
+    return {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("report.json", "report.html", "model.onnx")
+    }
 
 
 def test_ctrl_c_says_how_to_go_on(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
