@@ -194,6 +194,49 @@ def test_a_killed_run_ends_with_the_same_files(begun: Path, moment: int) -> None
     assert contents(out) == contents(begun / "runs" / "recipe")
 
 
+OWN = """
+def recover(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for i in torch.randperm(512)[:64].split(16):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(TRAIN[0][i]), TRAIN[1][i]).backward()
+        optimizer.step()
+    print("trained")
+"""
+
+
+def test_a_recovery_of_ones_own_resumes_to_the_same_files_and_json_is_clean(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("recover: {epochs: 3, lr: 0.001} ", "recover: my_task:recover").replace("validate:", "# v:")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (tmp_path / "my_task.py").write_text(TASK + OWN)
+    whole = prunus_in(tmp_path, "run", "recipe.yaml", "--out", "whole", "--json")
+    assert json.loads(whole.stdout)["kind"] == "result"
+    assert "trained" in whole.stderr
+    kept, began = tmp_path / "killed" / ".run", tmp_path / "began"
+    kept.mkdir(parents=True)
+    assert prunus_in(tmp_path, "run", "recipe.yaml", "--out", str(began)).returncode == 0
+    # a run that was killed after its first round: as `prune` leaves it
+    killed = prunus_in(tmp_path, "run", "recipe.yaml", "--out", "killed", "--resume")
+    assert killed.returncode == 0, killed.stderr
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole") == contents(began)
+
+
+def test_a_stopped_run_of_another_recipe_is_not_gone_on_with(begun: Path) -> None:
+    kept = begun / "other" / ".run"
+    kept.mkdir(parents=True)
+    (kept / "recipe.json").write_text((begun / "runs" / "recipe" / "recipe.json").read_text())
+    refused = prunus_in(begun, "run", "recipe.yaml", "--out", "other", "--resume", "--seed", "7")
+    assert refused.returncode == 2
+    assert "stopped run of another recipe: seed differ" in refused.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named_at_once(begun: Path) -> None:
+    (begun / "file").write_text("")
+    refused = prunus_in(begun, "run", "recipe.yaml", "--out", "file/out")
+    assert refused.returncode == 2
+    assert "cannot hold a run" in refused.stderr
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """All files but those with timings, and the exported one that another test adds."""
     return {

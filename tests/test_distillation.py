@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
+from collections import OrderedDict, UserDict
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -253,6 +253,67 @@ def test_with_weight_0_logits_are_not_compared() -> None:
     follow = distillation.loss(teacher, task, weight=0.0, features=["block"])
     hint = distillation.features(student[:5](batch[0]), teacher[:5](batch[0]))
     torch.testing.assert_close(follow(student, batch), task(student, batch) + hint)
+
+
+class InPlace(nn.Module):
+    """Changes its input, and what its layer gave."""
+
+    def __init__(self, seed: int = 0, gate: Callable[[Tensor], Tensor] = F.relu_) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer, self.head, self.gate = nn.Linear(2, 4), nn.Linear(4, 3), gate
+
+    def forward(self, x: Tensor, more: Any = ()) -> Tensor:
+        for each in (x, *more):
+            each.sub_(1.0)
+        return self.head(self.gate(self.layer(x + sum(more))))
+
+
+def test_inputs_changed_in_place_are_given_to_the_teacher_as_they_were() -> None:
+    def call(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x, more=[x.clone(), x.clone()]).mean()
+
+    student, teacher, x = InPlace(), InPlace(), torch.randn(5, 2)
+    assert distillation.loss(teacher)(student, x.clone()).item() == pytest.approx(0.0, abs=1e-7)
+    given = x.clone()
+    assert distillation.loss(teacher, call, weight=1.0)(student, given).item() == pytest.approx(0.0, abs=1e-7)
+    assert torch.equal(given, x - 1)  # once: the teacher has its own
+
+
+def test_the_teacher_gets_arguments_of_the_same_kinds() -> None:
+    class Pair(NamedTuple):
+        x: Tensor
+        again: Tensor
+
+    class Takes(Returns):
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            got.append((args, kwargs))
+            return self.head(args[0].x)
+
+    got: list[Any] = []
+    x, mark = torch.ones(2, 2), object()
+    given = (Pair(x, x), OrderedDict(a=[x], b=torch.Size([2])), UserDict(c=x)), {"d": mark, "e": (1, None)}
+    follow = distillation.loss(Takes(nn.Identity()), lambda model, _: model(*given[0], **given[1]).mean())
+    follow(Takes(nn.Identity()), None)
+    (pair, ordered, user), kwargs = got[1]
+    assert (type(pair), type(ordered), type(user)) == (Pair, OrderedDict, UserDict)
+    assert pair.x is pair.again is ordered["a"][0] is user["c"] is not x
+    assert ordered["b"] == (2,)
+    assert kwargs["d"] is mark
+    assert given[0][1]["a"][0] is given[0][2]["c"] is x
+
+
+def test_features_changed_in_place_are_compared_as_the_layer_gave_them() -> None:
+    student, teacher, plain, x = InPlace(), InPlace(1), InPlace(gate=F.relu), torch.randn(5, 2)
+    follow = distillation.loss(teacher, features=["layer"])
+    value = follow(student, x.clone())
+    hint = distillation.features(student.layer(x - 1), teacher.layer(x - 1))
+    torch.testing.assert_close(value, distillation.logits(plain(x.clone()), teacher(x.clone())) + hint)
+    given, expected = (
+        torch.autograd.grad(follow(model, x.clone()), list(model.parameters())) for model in (student, plain)
+    )
+    for one, other in zip(given, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 # with fine-tuning ----------------------------------------------------------------------------------------------------
@@ -523,6 +584,35 @@ def test_a_layer_that_gives_no_tensor_is_refused() -> None:
 
     with pytest.raises(RecoverError, match="The layer 'inner' returns a dict; expected a tensor"):
         distillation.loss(Deep(), features=["inner"])(Deep(), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("features", [(), ["block"]])
+def test_a_teacher_of_another_dtype_is_refused(features: Any) -> None:
+    teacher, student, x = net(8), net(5).bfloat16(), batches()[0][0].bfloat16()
+    with pytest.raises(RecoverError, match=r"teacher holds torch.float32, the student torch.bfloat16.*teacher\.to\("):
+        distillation.loss(teacher, features=features)(student, x)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+    with pytest.raises(RecoverError, match="teacher holds"):
+        distillation.loss(linear)(student, x)
+    assert distillation.loss(teacher.bfloat16(), features=features)(student, x).isfinite()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert distillation.loss(linear)(student, x).isfinite()
+
+
+def test_other_errors_of_a_teacher_of_another_dtype_are_its_own() -> None:
+    class Failing(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        distillation.loss(Failing(2, 3))(nn.Linear(2, 3).bfloat16(), torch.ones(1, 2).bfloat16())
+
+
+def test_a_teacher_of_another_dtype_may_fit() -> None:
+    def words() -> nn.Module:
+        return nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+
+    assert distillation.loss(words())(words().bfloat16(), torch.arange(5)).isfinite()
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(0, 0), (1, 2)])

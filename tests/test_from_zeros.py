@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from nets import Conv1D, Fn, Recipe, parameter, recipes
 from test_laws import laws, run, seeds, traced
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.ao.pruning import WeightNormSparsifier
+from torch.nn.utils import parametrize, prune
 from units import random_plan, zeroed
 from vision import models
 
@@ -264,6 +265,95 @@ def test_a_unit_that_is_zero_where_it_is_read_goes(name: str) -> None:
     assert_same(shrink(model, plan), model, inputs)
 
 
+# What train mode does
+
+
+class Train(nn.Module):
+    """`a`, then `b`; in training mode through `act`, beside which only train mode may read."""
+
+    def __init__(self, act: Callable[[Train, Tensor], Tensor], middle: nn.Module | None = None) -> None:
+        super().__init__()
+        self.a, self.middle, self.b = nn.Conv2d(3, 6, 3), middle or nn.Identity(), nn.Conv2d(6, 2, 1)
+        self.other, self.act = nn.Conv2d(6, 2, 1), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.middle(self.a(x))
+        return self.act(self, y) if self.training else self.b(y)
+
+
+def drop_path(model: Train, y: Tensor) -> Tensor:
+    return model.b(y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(0.8).div_(0.8))
+
+
+def bernoulli_path(model: Train, y: Tensor) -> Tensor:
+    return model.b(y * torch.bernoulli(torch.full((y.shape[0], 1, 1, 1), 0.5)))
+
+
+@pytest.mark.parametrize("constants", [True, False])
+def test_units_that_only_train_mode_reads_stay(constants: bool) -> None:
+    model, inputs = Train(lambda m, y: m.b(y) + 0.3 * m.other(y)), torch.randn(2, 3, 6, 6)
+    zero(model, [0, 1, 2, 3], "b.weight", dim=1)
+    zero(model, [3], "other.weight", dim=1)
+    model.double().eval()
+    plan = plan_from_zeros(model, trace(model, inputs.double()), constants=constants)
+    assert gone(plan) == {"a": [3]}
+    small = shrink(model, plan, verify=False)
+    assert_same(small.train(), model.train(), inputs.double())
+
+
+TRAIN: dict[str, tuple[Callable[[Train, Tensor], Tensor], Callable[[], nn.Module]]] = {
+    "batch norm": (lambda m, y: m.b(y), lambda: nn.BatchNorm2d(6)),
+    "instance norm": (lambda m, y: m.b(y), lambda: nn.InstanceNorm2d(6, affine=True, track_running_stats=True)),
+    "dropout": (lambda m, y: m.b(F.dropout(y)), nn.Identity),
+    "dropout of channels": (lambda m, y: m.b(y), lambda: nn.Dropout2d(0.3)),
+    "drop path": (drop_path, nn.Identity),
+    "a path drawn": (bernoulli_path, nn.Identity),
+    "no training": (lambda m, y: m.b(y[:, :, 0, 0].item()), nn.Identity),
+}
+
+
+@pytest.mark.parametrize("constants", [True, False])
+@pytest.mark.parametrize("name", TRAIN)
+def test_dead_units_go_whatever_train_mode_does(name: str, constants: bool) -> None:
+    torch.manual_seed(0)
+    act, middle = TRAIN[name]
+    model = doubled(Train(act, middle()))
+    zero(model, [1], "a.weight", *(() if constants else ("a.bias",)))
+    if "norm" in name and not constants:
+        zero(model, [1], "middle.bias")
+        model.get_buffer("middle.running_mean")[1] = 0
+    assert gone(plan_from_zeros(model, trace(model, torch.randn(2, 3, 6, 6).double()), constants=constants)) == {
+        "a": [1]
+    }
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_running_mean_counts_where_it_is_used(training: bool) -> None:
+    model = doubled(Train(lambda m, y: m.b(y), nn.BatchNorm2d(6)))
+    zero(model, [1], "a.weight", "a.bias", "middle.bias")
+    if training:  # a norm that stays as it is in training
+        model.get_buffer("middle.running_mean")[1] = 0
+        model.act = lambda m, y: m.b(F.batch_norm(y, m.middle.running_mean + 1, m.middle.running_var))
+    assert not gone(plan_from_zeros(model, trace(model, torch.randn(2, 3, 6, 6).double()), constants=False))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [torch.rand_like, lambda y: torch.bernoulli(y, 0.5), lambda y: torch.bernoulli(torch.full((6, 1, 1), 0.5))],
+    ids=["uniform", "each", "channels"],
+)
+def test_nothing_is_taken_for_zero_by_the_luck_of_a_draw(draw: Callable[[Tensor], Tensor]) -> None:
+    model = Train(lambda m, y: m.b(y) + m.other(draw(y) + y)).double().eval()
+    zero(model, [1], "a.weight", "a.bias")
+    graph = trace(model, torch.randn(2, 3, 6, 6).double())
+    state = torch.get_rng_state()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        assert not gone(plan_from_zeros(model, graph, constants=False))
+        assert torch.equal(torch.get_rng_state(), torch.manual_seed(seed).get_state())
+    torch.set_rng_state(state)
+
+
 # What other tools leave
 
 
@@ -429,6 +519,40 @@ def test_single_weights_pruned_by_torch_are_held(removed: bool) -> None:
         optimizer.step()
     assert int((model.get_parameter(name) == 0).sum()) == 10
     assert bool((model[3].weight != 0).any())
+
+
+class Times(nn.Module):
+    """A mask that another tool registers as a parametrization; it counts its calls."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        return weight * self.mask
+
+
+@pytest.mark.parametrize("path", ["", "0"])
+def test_masks_of_parametrizations_are_held(path: str) -> None:
+    layer = nn.Linear(4, 6)
+    model = nn.Sequential(layer, nn.Linear(6, 2)) if path else layer
+    parametrize.register_parametrization(layer, "weight", Times((torch.arange(24).view(6, 4) % 3 > 0).float()))
+    before = [t.clone() for t in model.state_dict().values()]
+    plan = plan_from_zeros(model, group(model, pattern=Element()))
+    assert zeros_of(plan)[f"{path}.parametrizations.weight.original".lstrip(".")] == 8
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+
+
+def test_masks_of_torch_sparsifiers_are_held() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    sparsifier = WeightNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 4), zeros_per_block=4)
+    sparsifier.prepare(model, [{"tensor_fqn": "0.weight"}])
+    sparsifier.step()
+    zeros = int((model[0].weight == 0).sum())
+    assert zeros
+    assert zeros_of(plan_from_zeros(model))["0.parametrizations.weight.original"] == zeros
 
 
 def test_cells_and_blocks_are_found_and_others_named() -> None:

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Conv1D
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations as P
+from torch.nn.utils import weight_norm  # pyright: ignore[reportDeprecated]
 
 import prunus
 from prunus import Block, Budget, Element, Groups, NofM, Plan, allocate, criteria, group, load_plan, score, trace
@@ -502,3 +504,149 @@ def test_plans_compose_as_dead_units_stay_dead() -> None:
     assert sum(int(k.sum()) for k in both.keep.values()) == int(0.3 * 144)
     assert all(torch.equal(both.left[leaf], second.left[leaf]) for leaf in second.left)
     assert not any(bool((second.keep[n] & ~first.keep[n]).any()) for n in first.keep)
+
+
+# Which dimension holds the inputs, and what is a weight of a product at all
+
+Run = Callable[[Any, Tensor], Tensor]
+FIRST: dict[str, Run] = {
+    "linear": lambda m, h: nn.functional.linear(h, m.weight.t()),
+    "scaled": lambda m, h: h @ (m.weight * 2),
+    "einsum": lambda m, h: torch.einsum("bi,io->bo", h, m.weight),
+    "matmul": lambda m, h: h @ m.weight,
+    "addmm": lambda m, h: torch.addmm(h, h, m.weight),
+}
+LAST: dict[str, Run] = {
+    "linear": lambda m, h: nn.functional.linear(h, m.weight),
+    "turned": lambda m, h: h @ m.weight.t().contiguous(),
+    "left": lambda m, h: (m.weight @ h.t()).t(),
+    "einsum": lambda m, h: torch.einsum("bi,oi->bo", h, m.weight),
+}
+
+
+class Own(nn.Module):
+    """A weight of its own, in a module of a kind that nobody knows."""
+
+    def __init__(self, run: Run, *shape: int) -> None:
+        super().__init__()
+        self.run, self.weight = run, nn.Parameter(torch.rand(*shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def grids(groups: Groups) -> dict[str, tuple[int, int] | None]:
+    return {g.name: g.grid and (g.grid.outputs, g.grid.inputs) for g in groups}
+
+
+@pytest.mark.parametrize(
+    ("run", "shape", "inputs"),
+    [
+        *((run, (8, 8), 0) for run in FIRST.values()),
+        *((run, (8, 8), 1) for run in LAST.values()),
+        (FIRST["scaled"], (8, 1), 0),
+        (FIRST["linear"], (8, 1), 0),
+        (LAST["turned"], (1, 8), 1),
+    ],
+)
+def test_the_product_says_which_dimension_holds_the_inputs(run: Run, shape: tuple[int, int], inputs: int) -> None:
+    part = Own(run, *shape)
+    model = nn.Sequential(nn.Linear(4, 8), Residual(part) if shape == (8, 8) else part)
+    name = "1.body.0.weight" if shape == (8, 8) else "1.weight"
+    found = group(trace(model, torch.randn(3, 4)), pattern=Element())
+    assert grids(found) == {"0.weight": (0, 1), name: (1 - inputs, inputs)}
+
+
+def test_of_several_products_of_a_weight_the_first_says_it() -> None:
+    model = Own(lambda m, x: torch.relu(nn.functional.linear(x, m.weight)) @ m.weight, 8, 8)
+    assert grids(group(trace(model, torch.randn(3, 8)), pattern=Element())) == {"weight": (0, 1)}
+
+
+def test_inputs_may_lie_last_of_three() -> None:
+    model = Own(lambda m, x: torch.einsum("bi,eoi->beo", x, m.weight), 3, 4, 6)
+    assert grids(group(trace(model, torch.randn(2, 6)), pattern=Block(4, 2))) == {"weight": (1, 2)}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_parametrized_weight_is_laid_as_that_of_its_owner_and_a_gain_is_not(graph: bool) -> None:
+    convs = [P.spectral_norm(nn.ConvTranspose2d(4, 8, 3)), P.weight_norm(nn.Conv2d(8, 8, 3))]
+    linears = [weight_norm(nn.Linear(128, 16)), P.spectral_norm(Conv1D(16, 8))]
+    model = nn.Sequential(*convs, nn.Flatten(), *linears)
+    found = group(trace(model, torch.randn(2, 4, 4, 4)) if graph else model, pattern=NofM(2, 4))
+    assert grids(found) == {
+        "0.parametrizations.weight.original": (1, 0),
+        "1.parametrizations.weight.original1": (0, 1),
+        "3.weight_v": (0, 1),
+        "4.parametrizations.weight.original": (1, 0),
+    }
+    assert found.left_out == {}
+
+
+def test_a_gain_of_ones_own_is_not_laid_over_but_a_row_or_column_that_is_a_weight_is() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, m.weight * m.gain)
+
+    own = Own(run, 8, 4)
+    own.gain = nn.Parameter(torch.ones(8, 1))
+    model = nn.Sequential(nn.Linear(1, 4), own, nn.Linear(8, 1))
+    assert [*grids(group(trace(model, torch.randn(2, 1)), pattern=Element()))] == ["0.weight", "1.weight", "2.weight"]
+
+
+class Placed(nn.Module):
+    """A table of positions, and a product of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos = nn.Parameter(torch.rand(10, 8))
+        self.own = Own(lambda m, x: x @ m.weight, 8, 4)
+        self.attention = nn.MultiheadAttention(8, 2, add_bias_kv=True)
+        self.rnn, self.cell, self.both = nn.GRU(8, 4), nn.LSTMCell(8, 4), nn.Bilinear(8, 8, 1)
+
+
+def test_without_a_trace_what_may_be_no_weight_of_a_product_is_left_out_and_told() -> None:
+    found = group(Placed(), pattern=Element())
+    cells = [f"{name}.weight_{of}h{end}" for name, end in (("rnn", "_l0"), ("cell", "")) for of in "ih"]
+    weights = ["attention.in_proj_weight", "attention.out_proj.weight", "both.weight", *cells]
+    assert {g.name for g in found} == {*weights}
+    assert found.left_out == {"pos": 80, "own.weight": 32}
+    assert "own.weight                 left dense: 32 weights" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("own", ["own.weight"]),
+        ("own.weight", ["own.weight"]),
+        (["both", "o*n"], ["own.weight", "both.weight"]),
+        ("po?", ["pos"]),
+        ("b*", ["both.weight"]),
+        (["*.weight"], ["attention.out_proj.weight", "both.weight"]),
+    ],
+)
+def test_only_lays_a_weight_of_an_unknown_kind_where_it_names_it(only: Any, names: list[str]) -> None:
+    found = group(Placed(), pattern=Element(), only=only)
+    assert [g.name for g in found] == names
+    assert {"pos", "own.weight"} - {*names} <= found.left_out.keys()
+
+
+def test_a_model_of_nothing_but_unknown_kinds_says_the_ways_out() -> None:
+    with pytest.raises(GroupError, match=r"prunus.trace\(model, inputs\).* only=\['weight'\]"):
+        group(Own(FIRST["matmul"], 8, 8), pattern=Element())
+
+
+def test_groups_left_out_later_are_counted_and_told_too() -> None:
+    model, groups = laid("mlp", Block(4, 1))
+    later, at_once = groups.skip("3"), group(model, pattern=Block(4, 1), skip="3")
+    assert later.left_out == at_once.left_out == {"3.weight": 48}
+    assert groups.only("3.weight").left_out == {"0.weight": 96}
+    assert str(later) == str(at_once)
+    assert half(model, later).then(half(model, groups.at(half(model, later)))).groups.left_out == {}
+
+
+@pytest.mark.parametrize("other", [NofM(2, 4), NofM(1, 4), Block(1, 1)])
+def test_a_plan_is_bound_to_its_pattern(tmp_path: Path, other: Laid) -> None:
+    model, groups = laid()
+    half(model, groups, at_most=0.9).save(tmp_path)
+    with pytest.raises(PlanError, match="another structure than these groups"):
+        load_plan(tmp_path, group(model, pattern=other))

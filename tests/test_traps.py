@@ -18,9 +18,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrize import register_parametrization
 from units import zeroed
 
 from prunus.allocate import allocate
+from prunus.apply import surgery
 from prunus.apply.build import graph_model
 from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
@@ -1071,3 +1074,38 @@ def test_a_graph_model_keeps_its_constants_where_they_are() -> None:
     assert all(t.is_meta for t in moved.values())
     assert moved is made._constants_on({("args", 0): VECTOR.to("meta")})
     assert all(made._constants[name] is t for name, t in before.items())
+
+
+class Scaled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+COMPUTED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "masked": lambda layer: prune.l1_unstructured(layer, "weight", amount=0.2),
+    "parametrized": lambda layer: register_parametrization(layer, "weight", Scaled()),
+}
+
+
+@pytest.mark.parametrize("form", COMPUTED.values(), ids=COMPUTED)
+def test_a_layer_whose_weight_is_computed_says_its_new_sizes(form: Callable[[nn.Module], nn.Module]) -> None:
+    """A weight that is not kept as `weight`: masked (`weight_orig`), or made by a parametrization."""
+    torch.manual_seed(0)
+    model = nn.Sequential(form(nn.Conv2d(3, 16, 3)), nn.ReLU(), form(nn.ConvTranspose2d(16, 4, 3))).eval()
+    groups = group(trace(model, IMAGE))
+    plan = allocate(groups, {g.name: torch.arange(16.0) for g in groups}, Budget("units", 0.5))
+    small = shrink(model, plan)
+    assert isinstance(small, nn.Sequential)
+    assert (small[0].out_channels, small[2].in_channels, small[2].out_channels) == (8, 8, 4)
+
+
+def test_the_integers_of_a_layer_follow_no_factor_of_its_weight() -> None:
+    class Doubled(nn.Module):
+        def forward(self, half: Tensor) -> Tensor:
+            return torch.cat([half, half], 1)
+
+    first, last = nn.Linear(8, 12), nn.Linear(12, 4)
+    last.weight = nn.Parameter(torch.randn(4, 6))
+    register_parametrization(last, "weight", Doubled(), unsafe=True)
+    edits = [*surgery._known_layer("", last, {"parametrizations.weight.original": torch.ones(4, 3)}, {})]  # pyright: ignore[reportPrivateUsage]
+    assert (first.out_features, edits) == (12, [])

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from prunus.allocate import keep_counts
 from prunus.errors import PlanError
 from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Group, Groups
-from prunus.graph.private import State, state_of, unwrap
+from prunus.graph.private import State, private_copy, state_of, unwrap
 from prunus.graph.still import dead_units
 from prunus.patterns import Element, NofM
 from prunus.plan import Plan
@@ -23,11 +24,11 @@ def plan_from_zeros(model: nn.Module, groups: Groups | Graph | None = None, *, c
     """Find the zeros of a model, made by L1 training, `torch.nn.utils.prune` (removed or not) or another tool's masks.
 
     With the channels of a traced model (`groups`, or its graph) the plan removes the dead ones, and `shrink` makes the
-    model really smaller. A channel is dead when, where it is read, it is zero or multiplied by zeros alone; with
-    `constants` also when it is a constant there: its filter, or the scale of its norm, is zero, but a bias or shift
-    goes on. That constant is lost with it, so recover, or pass `constants=False` to keep such channels;
-    `plan.provenance["constants"]` counts them by group. Kept counts are rounded up to `round_to`. Groups whose removal
-    is not exact are left alone.
+    model really smaller. A channel is dead when, where it is read (in eval and in train mode), it is zero or multiplied
+    by zeros alone; with `constants` also when it is a constant there: its filter, or the scale of its norm, is zero,
+    but a bias or shift goes on. That constant is lost with it, so recover, or pass `constants=False` to keep such
+    channels; `plan.provenance["constants"]` counts them by group. Kept counts are rounded up to `round_to`. Groups
+    whose removal is not exact are left alone.
 
     With elements or blocks, or with the model alone, the plan keeps what is not zero, for `mask` to hold. Tensors that
     are zero throughout stay as they are: new layers often start there.
@@ -53,16 +54,25 @@ def plan_from_zeros(model: nn.Module, groups: Groups | Graph | None = None, *, c
 
 def _within(model: nn.Module, groups: Groups) -> Plan:
     state = state_of(model)
-    keep = {g.name: _alive_cells(_effective(state, g.name), g) for g in groups}
+    keep = {g.name: _alive_cells(_effective(model, state, g.name), g) for g in groups}
     for g in groups:
         if isinstance(groups.pattern, NofM):
             _check_cells(g, keep[g.name], groups.pattern)
     return Plan(groups, {name: alive for name, alive in keep.items() if bool(alive.any())}, None, {}, {"from": "zeros"})
 
 
-def _effective(state: State, name: str) -> Tensor:
-    """The weight as it is used: `torch.nn.utils.prune` keeps `weight_orig` and `weight_mask` until it is removed."""
+def _effective(model: nn.Module, state: State, name: str) -> Tensor:
+    """The weight as it is used: `torch.nn.utils.prune` keeps `weight_orig` and `weight_mask` until it is removed.
+
+    A parametrization, such as the masks of `torch.ao.pruning`, is computed on a copy, so that none of its state moves.
+    """
     weight = state.tensors[name].detach()
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if leaf == "original" and isinstance(owner, ParametrizationList):
+        with torch.no_grad():
+            used: Tensor = private_copy(owner).eval()()
+        return used if used.shape == weight.shape else weight
     mask = state.tensors.get(name.removesuffix("_orig") + "_mask") if name.endswith("_orig") else None
     return weight if mask is None else weight * mask
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from prunus.measure.accuracy import accuracy
 from prunus.measure.untouched import untouched
 from prunus.patterns import Channel, NofM, Pattern
 from prunus.plan import Plan
+from prunus.recover.precision import generators_kept
 from prunus.result import Result, compare
 from prunus.rounds import Rounds
 from prunus.schedules import Schedule
@@ -90,7 +91,8 @@ def prune(
             tenth of each group of channels stays in any case, and of patterns within tensors one unit.
         schedule, rounds: the budget is reached in `rounds` steps of prune and recover; `schedule` says how much of it
             after each.
-        data, loss: batches and `loss(model, batch)`, for criteria that look at gradients.
+        data, loss: batches and `loss(model, batch)`, for criteria that look at gradients. A `generator` that the data
+            have (of a DataLoader) is seeded in each round.
         recover: trains the model it is given, in place or returning it; called after each round, for example
             `lambda net: prunus.finetune(net, batches, loss, epochs=3)`.
         evaluate: `evaluate(model)` -> one score a sample (n,), for intervals and a paired test; or a bare number.
@@ -108,8 +110,7 @@ def prune(
     model, groups = _traced(model, inputs, pattern, only, skip, inexact, outputs)
     settings = {"pattern": str(pattern), **_settings(ask)}
     small, plan, history = _loop(ask, model, groups, Rounds.at(run_dir, model, groups, settings))
-    _tell(ask, "measure", rounds)
-    return compare(model, small, plan, evaluate=evaluate, history=history)
+    return compare(model, small, plan, evaluate=evaluate, history=history, progress=progress)
 
 
 def plan_for(
@@ -134,7 +135,9 @@ def plan_for(
     _check_door(model, budget, pattern, criterion, 1)
     least = _least(keep_at_least, pattern)
     ask = Ask(budget, criterion, scope, reduce, least, schedules.linear, 1, data, loss, None, None, seed, None)
-    return _decide(ask, *_traced(model, inputs, pattern, only, skip, inexact, None), 1)
+    model, groups = _traced(model, inputs, pattern, only, skip, inexact, None)
+    with _seeded(ask, 1):
+        return _decide(ask, model, groups, 1)
 
 
 def _least(keep_at_least: float | None, pattern: Pattern) -> float:
@@ -160,21 +163,39 @@ def _traced(
 def _loop(ask: Ask, model: nn.Module, groups: Groups, kept: Rounds) -> tuple[nn.Module, Plan, list[Mapping[str, Any]]]:
     small, plan, history = kept.last(model)
     for done in range(len(history), ask.rounds):
-        _tell(ask, f"round {done + 1}: score and cut", done)
-        here = groups if plan is None else groups.at(plan)
-        step = _decide(ask, small, here, done + 1)
-        small = apply(small, step)
-        plan = step if plan is None else plan.then(step)
-        cut = _quality(ask, small)
-        if ask.recover is not None:
-            _tell(ask, f"round {done + 1}: recover", done)
-            small = _recovered(ask.recover, small, plan)
-        costs = {name: after for name, (_, after) in plan.costs.items()}
-        history.append({"round": done + 1, **costs, "cut": cut, "recovered": _quality(ask, small)})
+        with _seeded(ask, done + 1):
+            small, plan, entry = _round(ask, small, plan, groups, done + 1)
+        history.append(entry)
         kept.keep(small, plan, history)
         _log.info("round %d of %d: %s", done + 1, ask.rounds, history[-1])
     assert plan is not None
     return small, plan, history
+
+
+def _round(
+    ask: Ask, small: nn.Module, plan: Plan | None, groups: Groups, number: int
+) -> tuple[nn.Module, Plan, Mapping[str, Any]]:
+    with _told(ask, f"round {number}: score and cut"):
+        step = _decide(ask, small, groups if plan is None else groups.at(plan), number)
+        small = apply(small, step)
+        plan = step if plan is None else plan.then(step)
+        cut = _quality(ask, small)
+    if ask.recover is not None:
+        with _told(ask, f"round {number}: recover"):
+            small = _recovered(ask.recover, small, plan)
+    costs = {name: after for name, (_, after) in plan.costs.items()}
+    return small, plan, {"round": number, **costs, "cut": cut, "recovered": _quality(ask, small)}
+
+
+@contextmanager
+def _seeded(ask: Ask, number: int) -> Generator[None]:
+    """Each round draws the same, whether a killed run goes on with it or not; the caller's generators stay."""
+    with generators_kept():
+        torch.manual_seed(ask.seed + number)
+        own = getattr(ask.data, "generator", None)  # of a shuffling DataLoader
+        if isinstance(own, torch.Generator):
+            own.manual_seed(ask.seed + number)
+        yield
 
 
 def _check_door(model: Any, budget: Any, pattern: Pattern, criterion: Any, rounds: int) -> None:
@@ -210,9 +231,7 @@ def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
     """The plan of one round, pure: nothing is cut yet."""
     target = _target(ask, here, number)
     seed = ask.seed + number
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)  # shuffled data come in the same order when a killed run goes on
-        scores = score(small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=seed)
+    scores = score(small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=seed)
     plan = allocate(here, scores, target, scope=ask.scope, keep_at_least=ask.keep_at_least)
     return replace(plan, provenance={**plan.provenance, **_settings(ask)})
 
@@ -259,6 +278,11 @@ def _name(function: Any) -> str:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
-def _tell(ask: Ask, what: str, done: int) -> None:
+@contextmanager
+def _told(ask: Ask, what: str) -> Generator[None]:
+    """A step that is begun, and done."""
     if ask.progress is not None:
-        ask.progress(what, done, ask.rounds)
+        ask.progress(what, 0, 1)
+    yield
+    if ask.progress is not None:
+        ask.progress(what, 1, 1)

@@ -147,6 +147,7 @@ def pack(mask: Tensor) -> Tensor:
 
 def unpack(bits: Tensor, size: int) -> Tensor:
     """The inverse of `pack` for `size` booleans; raises `ValueError` where there are too few bits."""
+    bits = bits.cpu()
     mask = (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten().to(torch.bool)
     if bits.dtype != torch.uint8 or not size <= mask.numel() < size + 8:
         raise ValueError(f"{bits.numel()} bytes of {bits.dtype} for {size} units")

@@ -74,14 +74,30 @@ def read(path: str | Path) -> Recipe:
     except ModuleNotFoundError:
         raise RecipeError("Recipes need PyYAML: pip install 'prunus[cli]'.") from None
     try:
-        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict(yaml.SafeLoader))
     except OSError as error:
         raise RecipeError(
             f"{path} cannot be read ({error.strerror}). `prunus init` writes one to begin with."
         ) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text ({error.reason}).") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is no YAML: {error}") from None
     return parse(found, str(path))
+
+
+def _strict(safe: Any) -> Any:
+    """A safe loader that refuses a key given twice."""
+
+    class Strict(safe):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+            twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+            if twice is not None:
+                raise RecipeError(f"The key {twice!r} is given twice{node.start_mark}.")
+            return super().construct_mapping(node, deep=deep)
+
+    return Strict
 
 
 def parse(found: Any, where: str) -> Recipe:
@@ -93,9 +109,26 @@ def parse(found: Any, where: str) -> Recipe:
     recipe = Recipe(**values)
     if recipe.budget is None and not isinstance(recipe.pattern, NofM):
         raise RecipeError(f"{where} has no budget; expected such as `budget: {{macs: 0.5}}` (at most half the MACs).")
+    _check_ranges(recipe, where)
     if isinstance(recipe.recover, Training) and recipe.data is None:
         raise RecipeError(f"{where}: `recover` trains, but there is no `data: package.module:batches`.")
     return recipe
+
+
+def _check_ranges(recipe: Recipe, where: str) -> None:
+    """Numbers that would fail only once the run is under way."""
+    train = recipe.recover if isinstance(recipe.recover, Training) else Training(1)
+    wrong = {
+        f"rounds: {recipe.rounds}; expected at least 1": recipe.rounds < 1,
+        f"recover: epochs: {train.epochs}; expected at least 1": train.epochs < 1,
+        f"recover: lr: {train.lr}; expected a positive number": not train.lr > 0,
+        f"recover: distill: {train.distill}; expected a weight from 0 (off) to 1": not 0 <= train.distill <= 1,
+        f"validate: {recipe.validate}, which only `recover: {{epochs: ...}}` asks for": recipe.validate is not None
+        and not isinstance(recipe.recover, Training),
+    }
+    for message, is_so in wrong.items():
+        if is_so:
+            raise RecipeError(f"{where}: {message}.")
 
 
 def _entries(found: Any, known: Iterable[str], where: str) -> dict[str, Any]:
@@ -152,7 +185,10 @@ def _pattern(value: Any, where: str) -> Pattern:
 
 def _channel(options: Any, where: str) -> Pattern:
     given = _entries(options or {}, ["round_to"], f"{where}: channel")
-    return Channel(round_to=_plain(given.get("round_to", 1), int, f"{where}: channel: round_to"))
+    try:
+        return Channel(round_to=_plain(given.get("round_to", 1), int, f"{where}: channel: round_to"))
+    except GroupError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def _element(options: Any, where: str) -> Pattern:
@@ -224,6 +260,8 @@ def named(target: str) -> Any:
     module, _, attribute = target.partition(":")
     if not module or not attribute:
         raise RecipeError(f"{target!r} is not of the form package.module:attr, such as my_nets:make.")
+    if module.endswith(".py"):
+        raise RecipeError(f"{target!r} names a file; expected its module: {module.removesuffix('.py')}:{attribute}.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -247,7 +285,10 @@ def chosen(name: str, known: Mapping[str, Any], what: str) -> Any:
 
 def made(target: str) -> tuple[nn.Module, Any]:
     """Call the `make` that `module:attr` names."""
-    pair = named(target)()
+    make = named(target)
+    if not callable(make):
+        raise RecipeError(f"{target} is a {type(make).__name__}; expected a function make() -> (model, inputs).")
+    pair = make()
     if not isinstance(pair, tuple) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
         raise RecipeError(f"{target}() returned a {type(pair).__name__}; expected (model, inputs).")
     return cast("tuple[nn.Module, Any]", pair)

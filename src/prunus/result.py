@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from prunus.graph.graph import Graph
+from prunus.graph.interpret import GraphModel
 from prunus.measure import measure
 from prunus.measure.untouched import untouched
 from prunus.plan import Plan
 from prunus.report.histogram import Histogram, histograms
 from prunus.statistics import PairedChange, compare_timings, paired
-from prunus.types import Evaluate, Measurement
+from prunus.types import Evaluate, Measurement, Progress
 
 REPORTED = ("params", "macs", "bytes", "latency_ms")
 ZEROS_TOO = ("params", "nonzeros", "macs", "effective_macs", "bytes", "compressed_bytes", "latency_ms")
@@ -46,6 +47,17 @@ class Result:
     history: tuple[Mapping[str, Any], ...] = field(default=())
     histograms: Mapping[str, Histogram] = field(default_factory=dict[str, Histogram], repr=False)
 
+    @property
+    def uncut(self) -> str:
+        """Says so where the user's class could not be cut."""
+        name = self.graph.model_class
+        if not isinstance(self.model, GraphModel) or name == GraphModel.__name__:
+            return ""
+        return (
+            f"The code of {name} computes sizes in a way that no integer of it expresses, so the result is its graph "
+            "(GraphModel), run operation by operation: in a small network that takes longer. Export it for speed."
+        )
+
     def __str__(self) -> str:
         rows = [("", "before", "after", "change")]
         for old, new in zip(self.before, self.after, strict=True):
@@ -55,6 +67,8 @@ class Result:
             lines.append(drop(self.change))
         if self.plan.groups.laid:
             lines.append(ZEROS)
+        if self.uncut:
+            lines.append(self.uncut)
         return "\n".join(lines)
 
 
@@ -65,6 +79,7 @@ def compare(
     *,
     evaluate: Evaluate | None = None,
     history: Sequence[Mapping[str, Any]] = (),
+    progress: Progress | None = None,
 ) -> Result:
     """Measure a model before and after, side by side on the first example of the traced graph.
 
@@ -76,7 +91,7 @@ def compare(
     """
     inputs = plan.graph.examples[0]
     metrics = ZEROS_TOO if plan.groups.laid else REPORTED
-    taken = measure(small, inputs, metrics, against=model)
+    taken = measure(small, inputs, metrics, against=model, progress=progress)
     after, before = taken[: len(metrics)], taken[len(metrics) :]
     spread = histograms(model, small)
     if evaluate is None:

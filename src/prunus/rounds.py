@@ -86,7 +86,7 @@ def _damage_named(kept: Path) -> Generator[None]:
 
 def _laid_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A loaded tensor in the memory format and with the gradient flag of the one it replaces."""
-    return in_format(tensor, is_channels_last(like)).requires_grad_(like.requires_grad)
+    return in_format(tensor.to(like.device), is_channels_last(like)).requires_grad_(like.requires_grad)
 
 
 def _digest(model: nn.Module, groups: Groups, settings: Mapping[str, Any]) -> str:

@@ -18,9 +18,10 @@ from prunus.pipeline import plan_for, prune
 from prunus.plan import Plan
 from prunus.recipe import LOSSES, Recipe, Training, batches_of, chosen, criterion_of, made, named, schedule_of
 from prunus.recover import distillation, finetune
+from prunus.report.report import report
 from prunus.result import Result
 from prunus.save import save
-from prunus.types import Loss, Progress
+from prunus.types import Loss, Progress, renamed
 
 
 def unfinished(folder: str | Path) -> Path:
@@ -34,16 +35,26 @@ def finished(folder: str | Path, recipe: Recipe) -> bool:
     return written.exists() and not unfinished(folder).exists() and written.read_text() == _written(recipe)
 
 
+def end(folder: str | Path) -> None:
+    """Remove what was kept, first out of the way at once: half of it would look like a damaged run."""
+    kept = unfinished(folder)
+    shutil.rmtree(kept.with_name(".run.ended"), ignore_errors=True)
+    if kept.exists():
+        kept.rename(kept.with_name(".run.ended"))
+    shutil.rmtree(kept.with_name(".run.ended"), ignore_errors=True)
+
+
 def prune_by(
     recipe: Recipe, folder: str | Path, *, command: str | None = None, progress: Progress | None = None
 ) -> Result:
     """Do what the recipe says and save it to `folder`; the same call again goes on where a killed one was.
 
-    torch's generator is seeded before the user's `make` is called, so that it builds the same model each time.
+    Torch's generator is seeded before anything of the user's is called, so that the same model and data come each time.
+
+    Raises `RecipeError` for a folder that cannot be written, or that holds a stopped run of another recipe.
     """
-    settings = _settings(recipe)
-    model, inputs = _made(recipe)
-    kept = unfinished(folder)
+    kept = _begin(folder, recipe)
+    (model, inputs), settings = _parts(recipe)
     result = prune(
         model,
         inputs,
@@ -56,23 +67,48 @@ def prune_by(
         progress=progress,
     )
     save(result, folder, command=command)
+    report(folder, folder)
     (Path(folder) / "recipe.json").write_text(_written(recipe))
-    shutil.rmtree(kept, ignore_errors=True)
+    end(folder)
     return result
 
 
 def plan_of(recipe: Recipe) -> Plan:
-    """The plan from the whole model to the budget in one round; nothing is cut."""
-    return plan_for(*_made(recipe), **_settings(recipe))
+    """The plan from the whole model to the budget in one round; nothing is cut, but every name is looked up."""
+    (model, inputs), settings = _parts(recipe)
+    for target in (recipe.evaluate, recipe.validate, recipe.recover):
+        if isinstance(target, str):
+            named(target)
+    schedule_of(recipe)
+    return plan_for(model, inputs, **settings)
 
 
-def _made(recipe: Recipe) -> tuple[nn.Module, Any]:
+def _begin(folder: str | Path, recipe: Recipe) -> Path:
+    """Make the folder, with the recipe in it that a resumed run must have too."""
+    kept = unfinished(folder)
+    begun = kept / "recipe.json"
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        before: dict[str, Any] = json.loads(begun.read_text()) if begun.exists() else {}
+        begun.write_text(_written(recipe))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{folder} cannot hold a run: {error}. Choose another folder with --out.") from None
+    now = json.loads(_written(recipe))
+    other = [key for key in now if before and before.get(key) != now[key]]
+    if other:
+        begun.write_text(json.dumps(before, indent=1) + "\n")
+        raise RecipeError(
+            f"{folder} holds a stopped run of another recipe: {', '.join(other)} differ. Resume with the recipe and "
+            f"seed it began with, or remove {kept} to start afresh."
+        )
+    return kept
+
+
+def _parts(recipe: Recipe) -> tuple[tuple[nn.Module, Any], dict[str, Any]]:
+    """((model, inputs), settings), drawn in the same order by a run, a resumed run and a dry run."""
     torch.manual_seed(recipe.seed)
-    return made(recipe.model)
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    return {
+    pair = made(recipe.model)
+    return pair, {
         "pattern": recipe.pattern,
         "budget": recipe.budget,
         "criterion": criterion_of(recipe),
@@ -99,28 +135,29 @@ def _recover(
         return named(given)
     followed = _followed(given, model, loss)
     validate = None if recipe.validate is None else named(recipe.validate)
-    return lambda net: finetune(
-        net,
-        data,
-        followed,
-        epochs=given.epochs,
-        lr=given.lr,
-        max_grad_norm=given.max_grad_norm,
-        bf16=given.bf16,
-        channels_last=given.channels_last,
-        evaluate=validate,
-        seed=recipe.seed,
-        run_dir=kept,
-        progress=progress,
-    )
+
+    def recover(net: nn.Module) -> nn.Module:
+        number = len(list(kept.glob("round-[0-9][0-9][0-9]"))) + 1
+        return finetune(
+            net,
+            data,
+            followed,
+            epochs=given.epochs,
+            lr=given.lr,
+            max_grad_norm=given.max_grad_norm,
+            bf16=given.bf16,
+            channels_last=given.channels_last,
+            evaluate=validate,
+            seed=recipe.seed,
+            run_dir=kept,
+            progress=renamed(f"train, round {number}", progress),
+        )
+
+    return recover
 
 
 def _followed(given: Training, model: nn.Module, loss: Loss) -> Loss:
-    if not given.distill:
-        return loss
-    if not 0 < given.distill <= 1:
-        raise RecipeError(f"recover: distill: {given.distill} is a weight; expected 0 (off) to 1.")
-    return distillation.loss(copy.deepcopy(model), loss, weight=given.distill)
+    return distillation.loss(copy.deepcopy(model), loss, weight=given.distill) if given.distill else loss
 
 
 def _written(recipe: Recipe) -> str:

@@ -22,6 +22,12 @@ Recover: TypeAlias = Callable[[nn.Module], "nn.Module | None"]
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 
+
+def renamed(what: str, progress: Progress | None) -> Progress | None:
+    """The same progress under another name."""
+    return None if progress is None else lambda _, done, total: progress(what, done, total)
+
+
 BUDGETS = ("units", "params", "macs")
 
 

@@ -92,7 +92,9 @@ class Gradual:
         if self._masks is not None:
             self._masks.detach()
         self._masks = mask(model, self.plan, *optimizers)
-        self._masks.until_detached(optimizers[0].register_step_post_hook(lambda *_: self._count(model)))
+        self._masks.until_detached(
+            optimizers[0].register_step_post_hook(lambda optimizer, *_: self._count(model, optimizer))
+        )
         if self.step == 0:
             self._go_on(model)
         return self._masks
@@ -108,14 +110,15 @@ class Gradual:
         if self._masks is not None:
             self._masks.update(self.plan)
 
-    def _count(self, model: nn.Module) -> None:
+    def _count(self, model: nn.Module, optimizer: Optimizer) -> None:
         self.step += 1
         if self.step <= self.steps and (self.step % self.every == 0 or self.step == self.steps):
+            _check_trains(optimizer, model)
             self._go_on(model)
 
     def _go_on(self, model: nn.Module) -> None:
         """Prune as far as the schedule says by now."""
-        reached = self.schedule(self.step / self.steps)
+        reached = self.schedule(self.step / self.steps) if self.step < self.steps else 1.0
         here = self.groups.at(self.plan)
         if isinstance(here.pattern, NofM):
             here, target = _partway(here, here.pattern, reached), None
@@ -142,6 +145,15 @@ class Gradual:
         )
         stays = {g.name: here.left(g)[self.groups.left(g)] for g in here}
         return {name: whole[name][units.to(whole[name].device)] for name, units in stays.items()}
+
+
+def _check_trains(optimizer: Optimizer, model: nn.Module) -> None:
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise PlanError(
+            "The optimizer trains another model than the one Gradual was attached to; was it carried to a smaller one? "
+            "Detach first: leave the `with` block, or call detach() of the mask."
+        )
 
 
 def _partway(groups: Groups, pattern: NofM, reached: float) -> Groups | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class Mask:
     """
 
     def __init__(self, model: nn.Module, plan: Plan) -> None:
-        self._tensors = state_of(unwrap(model)).tensors
+        self._model = weakref.ref(unwrap(model))
         self._hooks: list[RemovableHandle] = []
         self._ends = weakref.finalize(unwrap(model), _remove, self._hooks)  # a model that is gone needs no hold
         self.update(plan)
@@ -38,8 +38,13 @@ class Mask:
 
     def update(self, plan: Plan) -> None:
         """Hold the zeros of another plan from now on; weights that come back start where they are, at zero."""
+        model = self._model()
+        if model is None:
+            return
+        tensors = state_of(model).tensors
+        self._kept = kept_of(tensors, plan)
+        self._places = {name: _place(model, name) for name in self._kept}
         self._plan = plan
-        self._kept = kept_of(self._tensors, plan)
         self.zero()
 
     def zero(self) -> None:
@@ -48,10 +53,10 @@ class Mask:
 
     def clear_grads(self) -> None:
         """Clear the gradients of what is held at zero: before clipping, so that the norm counts kept weights only."""
-        for name, kept in self._kept.items():
-            grad = self._tensors[name].grad
+        for name in self._kept:
+            grad = self._tensor(name).grad
             if grad is not None:
-                zero_(grad, kept)
+                zero_(grad, self._on(name, grad))
 
     def attach(self, *optimizers: Optimizer) -> Mask:
         """Hold after the steps of these optimizers too; of none: of every optimizer that steps a held weight."""
@@ -85,14 +90,27 @@ class Mask:
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        held = {name: kept for name, kept in self._kept.items() if id(self._tensors[name]) in own}
-        if held:
-            buffers = {n: k for n, k in self._kept.items() if not isinstance(self._tensors[n], nn.Parameter)}
-            self._zero({**held, **buffers})
+        tensors = {name: self._tensor(name) for name in self._kept}
+        if any(id(tensor) in own for tensor in tensors.values()):
+            self._zero([n for n, t in tensors.items() if id(t) in own or not isinstance(t, nn.Parameter)])
 
-    def _zero(self, kept: Mapping[str, Tensor]) -> None:
-        for name, mask in kept.items():
-            zero_(self._tensors[name], mask)
+    def _zero(self, names: Iterable[str]) -> None:
+        for name in names:
+            tensor = self._tensor(name)
+            zero_(tensor, self._on(name, tensor))
+
+    def _tensor(self, name: str) -> Tensor:
+        """The tensor that stands there now: a state dict may have been assigned, or a buffer replaced."""
+        owner, attribute = self._places[name]
+        module = owner()
+        assert module is not None
+        return getattr(module, attribute)
+
+    def _on(self, name: str, tensor: Tensor) -> Tensor:
+        """What is kept of it, on its device."""
+        if self._kept[name].device != tensor.device:
+            self._kept[name] = self._kept[name].to(tensor.device)
+        return self._kept[name]
 
 
 def mask(model: nn.Module, plan: Plan, *optimizers: Optimizer) -> Mask:
@@ -101,8 +119,8 @@ def mask(model: nn.Module, plan: Plan, *optimizers: Optimizer) -> Mask:
     With `optimizers`, after their steps; without, after the steps of whichever torch optimizer trains a held weight.
     Plans over elements, N:M cells and blocks zero weights; plans over channels zero all that a unit owns: weights,
     biases, normalisation entries and buffers, so that `shrink` by the same plan later changes nothing (of exact
-    groups). Costs one byte a prunable weight, which it shares with the plan, and one pass over the weights a step. Move
-    the model to its device and precision first, as for an optimizer.
+    groups). Costs one byte a prunable weight, which it shares with the plan where both lie alike in memory
+    (channels-last and transposed weights take one more), and one pass over the weights a step.
 
     Raises `PlanError` when the model does not have the shapes the plan speaks of.
 
@@ -156,6 +174,12 @@ def _unpacked(group: Group, bits: Tensor) -> Tensor:
         raise PlanError(
             f"The mask state of {group.name!r} holds {error}: it was saved for a model of other shapes than this one."
         ) from None
+
+
+def _place(model: nn.Module, name: str) -> tuple[weakref.ref[nn.Module], str]:
+    """Where a tensor of the state stands: its module and its attribute."""
+    path, _, attribute = name.rpartition(".")
+    return weakref.ref(model.get_submodule(path)), attribute
 
 
 def _remove(hooks: list[RemovableHandle]) -> None:

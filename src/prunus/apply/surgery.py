@@ -18,7 +18,12 @@ from prunus.graph.trace import integers_of
 from prunus.graph.width import Keep, counts, length
 
 _MOST_TRIES = 8
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVS = nn.modules.conv._ConvNd  # pyright: ignore[reportPrivateUsage]
+_COMPUTED_FROM = (
+    *("weight_orig", "weight_v"),
+    *("parametrizations.weight.original", "parametrizations.weight.original1"),
+)
+"""Where torch.nn.utils keeps what a weight is computed from: masks and norms in the old form, parametrizations."""
 _CHANNEL_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
@@ -110,30 +115,46 @@ def _known_layer(
     path: str, module: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[tuple[str, int], set[int]]
 ) -> Iterator[Edit]:
     """The integers of torch's own layers that say the shape of their weight, and their groups."""
-    weight = state.get(f"{path}.weight".lstrip("."))
-    if weight is None:
-        return
-    shape = tuple(weight.shape)
-    names: dict[str, int] = {}
-    if isinstance(module, (*_TRANSPOSED, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        transposed = isinstance(module, _TRANSPOSED)
-        wide, narrow = ("in_channels", "out_channels") if transposed else ("out_channels", "in_channels")
-        groups = min(sizes.get((path, module.groups), {module.groups}))
-        names = {wide: shape[0], narrow: shape[1] * groups, "groups": groups}
-    elif isinstance(module, nn.Linear):
-        names = {"out_features": shape[0], "in_features": shape[1]}
-    elif isinstance(module, _CHANNEL_NORMS):
-        names = {"num_features": shape[0]}
-    elif isinstance(module, nn.Embedding):
-        names = {"num_embeddings": shape[0], "embedding_dim": shape[1]}
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        names = {f"normalized_shape.{i}": size for i, size in enumerate(shape)}
-    elif isinstance(module, nn.GroupNorm):
-        names = {"num_channels": shape[0], "num_groups": min(sizes.get((path, module.num_groups), {module.num_groups}))}
-    for key, new in names.items():
+    weight = _weight_of(path, module, state)
+    for key, new in _said(module, tuple(weight.shape), path, sizes).items() if weight is not None else ():
         old = read_integer(module, key)
         if old is not None and old != new:
             yield Edit(path, key, old, new)
+
+
+def _weight_of(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> Tensor | None:
+    """What was cut of a layer's weight, or of the parameter of the same shape that the weight is computed from."""
+    own = dict(module.named_parameters())
+    for name in _COMPUTED_FROM:
+        full = f"{path}.{name}".lstrip(".")
+        if full in state and name in own:
+            said = _said(module, tuple(own[name].shape), path, {})
+            if all(read_integer(module, key) in (None, size) for key, size in said.items()):
+                return state[full]
+    return state.get(f"{path}.weight".lstrip("."))
+
+
+def _said(
+    module: nn.Module, shape: tuple[int, ...], path: str, sizes: Mapping[tuple[str, int], set[int]]
+) -> dict[str, int]:
+    """The integers of a layer whose weight has this shape."""
+    if isinstance(module, nn.Linear | nn.Embedding | _CONVS) and len(shape) < 2:
+        return {}
+    if isinstance(module, _CONVS):
+        wide, narrow = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
+        groups = min(sizes.get((path, module.groups), {module.groups}))
+        return {wide: shape[0], narrow: shape[1] * groups, "groups": groups}
+    if isinstance(module, nn.Linear):
+        return {"out_features": shape[0], "in_features": shape[1]}
+    if isinstance(module, _CHANNEL_NORMS):
+        return {"num_features": shape[0]}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {f"normalized_shape.{i}": size for i, size in enumerate(shape)}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": shape[0], "num_groups": min(sizes.get((path, module.num_groups), {module.num_groups}))}
+    return {}
 
 
 def read_integer(module: nn.Module, key: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from prunus.cli.measure import measure
 from prunus.cli.report import report
 from prunus.cli.run import run
 from prunus.cli.scan import scan
-from prunus.cli.terminal import failed
+from prunus.cli.terminal import failed, quiet_stdout
 from prunus.errors import PrunusError
 
 app = typer.Typer(
@@ -45,7 +46,8 @@ def main() -> None:
     if not debug:
         sys.excepthook = _unexpected
     try:
-        typer.main.get_command(app)()  # not app(), which puts an exception hook of its own in place
+        with quiet_stdout("--json" in sys.argv):
+            typer.main.get_command(app)()  # not app(), which puts an exception hook of its own in place
     except PrunusError as error:
         if debug:
             raise
@@ -57,5 +59,12 @@ def _unexpected(kind: type[BaseException], error: BaseException, trace: Tracebac
     """An error that is not ours: most likely of the user's own code, so say where it arose."""
     if issubclass(kind, KeyboardInterrupt):
         return
-    last = traceback.extract_tb(trace)[-1]
-    failed(error, f" (in {last.name}, {last.filename}:{last.lineno}). Run again with --debug for the traceback.")
+    frames = traceback.extract_tb(trace)
+    last = next((f for f in reversed(frames) if not _is_of_a_library(f.filename)), frames[-1])
+    where = "" if isinstance(error, SyntaxError) else f" (in {last.name}, {last.filename}:{last.lineno})"
+    failed(error, f"{where}. Run again with --debug for the traceback.")
+
+
+def _is_of_a_library(filename: str) -> bool:
+    """Is this not the user's own code?"""
+    return filename.startswith("<") or any(part in ("site-packages", "prunus") for part in Path(filename).parts)

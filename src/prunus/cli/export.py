@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.measure import opened
-from prunus.cli.terminal import console, print_json
+from prunus.cli.terminal import console, print_json, working
 from prunus.export import export as exported
 
 
@@ -25,7 +25,8 @@ def export(
     """
     (model,), inputs = opened([source])
     folder = Path(source) if Path(source).is_dir() else Path()
-    done = exported(model, inputs, out or folder / f"model.{to}", to=to)
+    with working("translate, and compare with PyTorch"):
+        done = exported(model, inputs, out or folder / f"model.{to}", to=to)
     if as_json:
         return print_json({**asdict(done), "path": str(done.path)})
     return console.print(str(done), highlight=False, markup=False)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from prunus.cli.terminal import console, print_json, say, shown_progress
+from prunus.cli.terminal import console, given, print_json, say, shown_progress
 from prunus.errors import RecipeError
 from prunus.measure import measure as measured
 from prunus.recipe import made
@@ -46,24 +48,25 @@ def measure(
 
     - `prunus measure slim/ my_package.nets:make --metrics macs,latency_ms --batch 1,64 --threads 1`
     """
+    if null and second is None:
+        raise RecipeError("--null times B a second time; name a second model to compare with.")
     models, inputs = opened([first] if second is None else [first, second])
     with shown_progress() as progress:
         figures = measured(
             models[0],
             inputs,
-            metrics.split(","),
+            metrics.replace(" ", "").split(","),
             against=models[1] if second is not None else None,
             batch=_numbers(batch, "--batch"),
             threads=_numbers(threads, "--threads"),
             null=null,
             progress=progress,
         )
-    names = {"model": first, "against": second or "", "null": f"{second} again"}
+    other = f"{second} (B)" if second == first else str(second)
+    names = {"model": first, "against": other, "null": f"{other} again"}
     if html is not None:
         by_name = {names[s]: [f for f in figures if f.subject == s] for s in ("against", "model", "null")}
-        page = report(
-            {name: taken for name, taken in by_name.items() if taken}, html, command=f"prunus measure {first}"
-        )
+        page = report({name: taken for name, taken in by_name.items() if taken}, html, command=given())
         say(f"wrote {page}")
     if as_json:
         return print_json([asdict(figure) for figure in figures])
@@ -72,9 +75,10 @@ def measure(
 
 def opened(targets: Sequence[str]) -> tuple[list[nn.Module], Inputs]:
     """The models of saved directories and of MODULE:make, and the example inputs of the first that has its own."""
+    torch.manual_seed(0)
     own = {target: made(target) for target in targets if _is_name(target)}
-    makes: list[Callable[[], nn.Module]] = [lambda name=name: made(name)[0] for name in own]
-    models = [own[target][0] if target in own else _loaded(target, makes) for target in targets]
+    classes = [model for model, _ in own.values()]
+    models = [own[target][0] if target in own else _loaded(target, classes) for target in targets]
     inputs = next((pair[1] for pair in own.values()), None)
     return models, load_inputs(targets[0]) if inputs is None else Inputs.examples(inputs)[0]
 
@@ -83,10 +87,12 @@ def _is_name(target: str) -> bool:
     return ":" in target and not Path(target).exists()
 
 
-def _loaded(directory: str, makes: Sequence[Callable[[], nn.Module]]) -> nn.Module:
+def _loaded(directory: str, classes: Sequence[nn.Module]) -> nn.Module:
+    if not Path(directory).is_dir():
+        raise RecipeError(f"{directory!r} is neither a saved directory nor of the form package.module:make.")
     name = class_of(directory)
-    make = next((make for make in makes if type(make()).__name__ == name), None)
-    return load(directory, make)
+    same = next((model for model in classes if type(model).__name__ == name), None)
+    return load(directory, None if same is None else lambda: copy.deepcopy(same))
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.terminal import console, print_json, say, shown_progress
+from prunus.cli.terminal import console, given, print_json, say, shown_progress, working
 from prunus.errors import RecipeError
 from prunus.recipe import Recipe, read
 from prunus.report.read import read_facts
@@ -49,25 +49,27 @@ def run(
         raise RecipeError(f"There is no task {what!r}; expected one of {', '.join(TASKS)}, or a recipe.yaml.")
     recipe = read(what)
     recipe = recipe if seed is None else replace(recipe, seed=seed)
-    return _plan(recipe, as_json) if dry_run else _recipe(recipe, what, folder, resume, as_json)
+    return _plan(recipe, as_json) if dry_run else _recipe(recipe, folder, resume, as_json)
 
 
 def _plan(recipe: Recipe, as_json: bool) -> None:
     """One round from the whole model to the budget; nothing is cut."""
-    plan = plan_of(recipe)
+    with working("make the model, trace, score"):
+        plan = plan_of(recipe)
     kept = {name: [mask.numel(), int(mask.sum())] for name, mask in plan.keep.items()}
     if as_json:
         return print_json({"costs": {k: list(v) for k, v in plan.costs.items()}, "kept": kept})
     return console.print(str(plan), highlight=False, markup=False)
 
 
-def _recipe(recipe: Recipe, name: str, folder: Path, resume: bool, as_json: bool) -> None:
+def _recipe(recipe: Recipe, folder: Path, resume: bool, as_json: bool) -> None:
     started = time.monotonic()
     if resume and finished(folder, recipe):
-        return say(f"{folder} holds the finished run of this recipe; nothing is left to do.")
-    with _stoppable(name, folder, resume), shown_progress() as progress:
-        result = prune_by(recipe, folder, command=f"prunus run {name}", progress=progress)
-    page = report(folder, folder)
+        say(f"{folder} holds the finished run of this recipe; nothing is left to do.")
+        return print_json(read_facts(folder)) if as_json else None
+    with _stoppable(folder, resume), shown_progress() as progress:
+        result = prune_by(recipe, folder, command=given(), progress=progress)
+    page = folder / "report.html"
     if as_json:
         return print_json(read_facts(folder))
     console.print(str(result), highlight=False, markup=False)
@@ -80,7 +82,7 @@ def _task(task: str, seed: int, folder: Path, resume: bool, as_json: bool) -> No
     from prunus.tasks.rows import BATCH, DENSE
 
     started = time.monotonic()
-    with _stoppable(task, folder, resume), shown_progress() as progress:
+    with _stoppable(folder, resume), shown_progress() as progress:
         done = {"digits": demo.run, "digits-sparse": sparse.run}[task](seed, folder, progress)
     page = report(folder, folder)
     if as_json:
@@ -94,7 +96,7 @@ def _task(task: str, seed: int, folder: Path, resume: bool, as_json: bool) -> No
 
 
 @contextmanager
-def _stoppable(name: str, folder: Path, resume: bool) -> Generator[None]:
+def _stoppable(folder: Path, resume: bool) -> Generator[None]:
     """Refuse to mix with a stopped run, and say how to go on after Ctrl-C."""
     if unfinished(folder).exists() and not resume:
         raise RecipeError(
@@ -104,5 +106,5 @@ def _stoppable(name: str, folder: Path, resume: bool) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"Stopped. What is finished is kept; go on with: prunus run {name} --out {folder} --resume")
+        say(f"Stopped. What is finished is kept; go on with: {given()}{'' if resume else ' --resume'}")
         raise typer.Exit(130) from None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from prunus.cli.terminal import console, print_json, say
+from prunus.cli.terminal import console, given, print_json, say, working
 from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Groups
@@ -27,10 +27,11 @@ def scan(
 
     Example: `prunus scan my_package.nets:make --html scan.html`
     """
-    graph = trace(*made(target))
-    groups = group(graph)
+    with working("make the model, trace, group"):
+        graph = trace(*made(target))
+        groups = group(graph)
     if html is not None:
-        say(f"wrote {report(groups, html, command=f'prunus scan {target}')}")
+        say(f"wrote {report(groups, html, command=given())}")
     if as_json:
         return print_json(found(graph, groups))
     console.print(escape(str(graph)), highlight=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from prunus.report.page import finite
 from prunus.types import Progress
 
 WIDE = 160
@@ -22,16 +24,39 @@ notes = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 
 def say(text: str) -> None:
-    notes.print(escape(text), highlight=False)
+    notes.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def failed(error: BaseException, hint: str = "") -> None:
     name = type(error).__name__
-    notes.print(f"[red]{escape(name)}[/red]: {escape(str(error))}{escape(hint)}", highlight=False)
+    notes.print(f"[red]{escape(name)}[/red]: {escape(str(error))}{escape(hint)}", highlight=False, soft_wrap=True)
+
+
+def given() -> str:
+    """The command as it was typed, quoted where a shell needs it."""
+    return shlex.join(["prunus", *sys.argv[1:]])
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    """JSON alone on stdout: what the user's code prints meanwhile goes to stderr (`quiet_stdout`)."""
+    print(json.dumps(finite(value), indent=1, allow_nan=False), file=sys.__stdout__)
+
+
+@contextmanager
+def quiet_stdout(on: bool) -> Generator[None]:
+    with redirect_stdout(sys.stderr) if on else nullcontext():
+        yield
+
+
+@contextmanager
+def working(what: str) -> Generator[None]:
+    """Say what takes a while, where no steps can be counted."""
+    if not notes.is_terminal:
+        say(what)
+        yield
+        return
+    with notes.status(escape(what)):
+        yield
 
 
 @contextmanager

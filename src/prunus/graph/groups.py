@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import prod
 from typing import Protocol
 
 import torch
@@ -86,8 +87,8 @@ class Groups:
     alive: Keep = field(default_factory=dict[Atom, Tensor])
     parameters: int = 0
     """Of the whole model, where the pattern lies within tensors."""
-    left_out: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Weights over which the pattern was not laid -> their elements."""
+    dense: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Weights over which the pattern was not laid from the start -> their elements."""
     digest: str = ""
 
     @property
@@ -109,6 +110,12 @@ class Groups:
     def laid(self) -> bool:
         """Do the units lie within tensors (elements, N:M, blocks), so that zeros are all that can be made of them?"""
         return not isinstance(self.pattern, Channel)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Weights that no group here holds, those left out by `only` and `skip` later too -> their elements."""
+        later = {g.name: prod(g.grid.shape) for g in self.every if g.grid is not None and g.name not in self}
+        return {**self.dense, **later}
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.items)

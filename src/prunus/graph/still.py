@@ -1,15 +1,15 @@
 """Which units are dead in a model as it is: where they are read they are zero, or never change, whatever the input.
 
-Known zeros of the weights are followed through the captured operations in eval mode. Of each value and each leaf on
-its axes two facts are kept a unit: `zero` (its slice is zero) and `still` (its slice does not depend on the input); a
-slice is all that has the unit's index on any dimension. What no rule below speaks of is neither: facts are never
-guessed. All else is taken to be finite, so that zero times it is zero.
+Known zeros of the weights are followed through the captured operations of each mode: what only train mode reads, as an
+auxiliary head does, counts as well, and a unit is dead where it is so in all of them. Of each value and each leaf on
+its axes two facts are kept a unit: `zero` (its slice is zero) and `still` (its slice does not depend on the input,
+though it may be drawn at random); a slice is all that has the unit's index on any dimension. What no rule
+speaks of is neither: facts are never guessed. All else is taken to be finite, so that zero times it is zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -18,44 +18,15 @@ from torch import Tensor
 
 from prunus.graph.axes import Atom
 from prunus.graph.capture import Program
-from prunus.graph.graph import Graph
+from prunus.graph.graph import Graph, Mode
 from prunus.graph.interpret import operate
-from prunus.graph.node import Meta, Node, Ref, find_refs, overload
-from prunus.graph.rules import pointwise
+from prunus.graph.node import Node, Ref, find_refs, overload
 from prunus.graph.see import Place, Read
+from prunus.graph.still_rules import RULES, Fact, Operand, draws, fact_of, plain
 from prunus.graph.width import positions
 
-
-@dataclass(frozen=True, eq=False)
-class Fact:
-    """Of the units of one leaf; (size,) boolean each."""
-
-    zero: Tensor
-    still: Tensor
-
-    def __and__(self, other: Fact) -> Fact:
-        return Fact(self.zero & other.zero, self.still & other.still)
-
-
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """What an operation is given: the facts of the leaf at hand (None when it is not on this operand, or summed over),
-    whether it is made of state alone, and whether it is zero as a whole."""
-
-    arg: str
-    fact: Fact | None
-    constant: bool
-    blank: bool
-
-
-_MOVES = frozenset(
-    "dropout view reshape flatten unflatten permute transpose t movedim contiguous clone to _to_copy type_as float "
-    "half double expand squeeze unsqueeze slice select narrow max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d "
-    "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d mean sum amax chunk "
-    "split split_with_sizes unbind repeat repeat_interleave flip roll pixel_shuffle glu upsample_nearest2d "
-    "upsample_bilinear2d detach alias getitem".split()
-)
-"""Operations that make zeros of zeros."""
+_SHAPES = frozenset("empty zeros ones full rand randn randint".split())
+"""`new_*` and `*_like` of these take nothing but the shape of their operand."""
 
 
 def dead_units(graph: Graph, state: Mapping[str, Tensor]) -> dict[Atom, Fact]:
@@ -63,16 +34,21 @@ def dead_units(graph: Graph, state: Mapping[str, Tensor]) -> dict[Atom, Fact]:
 
     `state` has the widths of the graph. Leaves that nothing reads are not named.
     """
-    walk = _Walk(graph, state)
-    for node in graph.eval.program.nodes:
-        walk.visit(node)
-    return walk.read
+    read: dict[Atom, Fact] = {}
+    for mode in graph.modes:
+        walk = _Walk(graph, mode, state)
+        for node in mode.program.nodes:
+            walk.visit(node)
+        read.update({leaf: fact & read[leaf] if leaf in read else fact for leaf, fact in walk.read.items()})
+    return read
 
 
 class _Walk:
-    def __init__(self, graph: Graph, state: Mapping[str, Tensor]) -> None:
-        self.graph, self.state, self.inferred = graph, state, graph.eval.inferred
-        self.written = _written(graph.eval.program)
+    def __init__(self, graph: Graph, mode: Mode, state: Mapping[str, Tensor]) -> None:
+        self.graph, self.state, self.inferred = graph, state, mode.inferred
+        self.written = _written(mode.program)
+        self.moving = _moving(mode.program, self.written)
+        """Values that depend on an input."""
         self.values: dict[str, Any] = {}
         """Values made of state alone, computed."""
         self.facts: dict[str, dict[Atom, Fact]] = {}
@@ -81,7 +57,8 @@ class _Walk:
 
     def visit(self, node: Node) -> None:
         refs = [ref.name for ref in node.refs()]
-        if node.op != "input" and node.name not in self.written and all(name in self.values for name in refs):
+        known = node.op != "input" and node.name not in self.written and not draws(node)
+        if known and all(name in self.values for name in refs):
             self.values[node.name] = self._computed(node)
             return
         leaves = {leaf for axes in self.inferred.axes[node.name] for axis in axes for leaf in axis.leaves()}
@@ -110,21 +87,18 @@ class _Walk:
 
     def _fact(self, node: Node, leaf: Atom) -> Fact:
         operands = list(self._operands(node, leaf))
-        unknown = Fact(_none(leaf), _none(leaf))
+        unknown = Fact(_none(leaf), _none(leaf) if node.name in self.moving else ~_none(leaf))
         if len(operands) > 1 and len(self._dims(Ref(node.name), leaf)) > 1:
             return unknown  # rows may come from one of them, columns from another
-        name, alone = _plain(node.op), _is_alone(node)
-        if name in _RULES and not alone:
-            return _RULES[name](node, operands, unknown)
-        return _carried(operands, unknown, _keeps_zero(node, alone))
+        return fact_of(node, operands, unknown)
 
     def _operands(self, node: Node, leaf: Atom) -> Iterator[Operand]:
         summed = self._summed(node, leaf)
         for place, ref in _places(node):
-            constant = ref.name in self.values
             dims = [d for d in self._dims(ref, leaf) if (place, d) not in summed]
             fact = self._of(ref, leaf, dims) if dims else None
-            yield Operand(place.arg, fact, constant, constant and not bool(self.values[ref.name].any()))
+            blank = ref.name in self.values and not bool(self.values[ref.name].any())
+            yield Operand(place.arg, fact, ref.name not in self.moving, blank)
 
     def _summed(self, node: Node, leaf: Atom) -> set[tuple[Place, int]]:
         note = self.inferred.notes.get(node.name)
@@ -174,8 +148,8 @@ def _places(node: Node) -> Iterator[tuple[Place, Ref]]:
 
 def _sum_of(node: Node, read: Read) -> Any:
     """For which sum of the operation: the letter of an einsum, the dimension where nothing is multiplied."""
-    if _plain(node.op) != "einsum":
-        return None if _plain(node.op) in _RULES else read.dim
+    if plain(node.op) != "einsum":
+        return None if plain(node.op) in RULES else read.dim
     return node.args[0].replace(" ", "").partition("->")[0].split(",")[read.place.index or 0][read.dim]
 
 
@@ -189,9 +163,27 @@ def _written(program: Program) -> dict[str, set[str]]:
     return {name: shared[name] for name in written}
 
 
+def _moving(program: Program, written: Mapping[str, set[str]]) -> set[str]:
+    """The values that depend on an input; where one is written into memory, all that may share it."""
+    moving: set[str] = set()
+    before = -1
+    while len(moving) > before:
+        before = len(moving)
+        for node in program.nodes:
+            if node.op == "input" or (not _takes_shape(node) and any(ref.name in moving for ref in node.refs())):
+                moving |= {node.name, *(written[node.name] if _writes(node) else ())}
+    return moving
+
+
+def _takes_shape(node: Node) -> bool:
+    name = plain(node.op)
+    made = name.removeprefix("new_").removesuffix("_like")
+    return made != name and made in _SHAPES
+
+
 def _sharing(node: Node) -> list[str]:
     """The operands whose memory the result may be in."""
-    if "." not in node.op or _plain(node.op) in ("dropout", "feature_dropout", "alpha_dropout", "type_as", "einsum"):
+    if "." not in node.op or plain(node.op) in ("dropout", "feature_dropout", "alpha_dropout", "type_as", "einsum"):
         return [ref.name for ref in node.refs()]
     bound = node.bound()
     shared = [bound.get(a.name) for a in overload(node.op)._schema.arguments if a.alias_info is not None]
@@ -202,94 +194,5 @@ def _writes(node: Node) -> bool:
     return "." in node.op and overload(node.op)._schema.is_mutable
 
 
-def _plain(op: str) -> str:
-    """`aten.relu_.default` -> `relu`."""
-    return (op.split(".")[1] if "." in op else op).removesuffix("_")
-
-
 def _none(leaf: Atom) -> Tensor:
     return torch.zeros(leaf.size, dtype=torch.bool)
-
-
-def _is_alone(node: Node) -> bool:
-    """Does it act on each element of one tensor, and take nothing else but numbers?"""
-    return pointwise.RULES.get(_plain(node.op)) is pointwise.pointwise and len(list(node.refs())) == 1
-
-
-def _keeps_zero(node: Node, alone: bool) -> bool:
-    """Is the result zero where the operands are? An operation on each element of one tensor is tried on a zero."""
-    if isinstance(node.out, Meta) and not node.out.dtype.is_floating_point:
-        return False
-    if not alone:
-        return _plain(node.op) in _MOVES
-    args, kwargs = ([torch.zeros(1) if isinstance(a, Ref) else a for a in node.args], dict(node.kwargs))
-    return not any(isinstance(k, Ref) for k in kwargs.values()) and not bool(operate(node, args, kwargs).any())
-
-
-Rule = Callable[[Node, list[Operand], Fact], Fact]
-"""(node, its operands, the fact that nothing is known) -> the fact of the result."""
-
-
-def _product(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    added = "self" if "add" in node.op else "bias"
-    factors = [o for o in operands if o.arg != added]
-    zero = reduce(torch.logical_or, [o.fact.zero for o in factors if o.fact], unknown.zero)
-    still = zero | _all_still(factors, unknown)
-    return _sum(node, [Operand("", Fact(zero, still), False, False), *(o for o in operands if o.arg == added)], unknown)
-
-
-def _sum(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    zero = reduce(torch.logical_and, [o.fact.zero for o in operands if o.fact], ~unknown.zero)
-    blank = all(o.fact or o.blank for o in operands)
-    return Fact(zero if blank else unknown.zero, _all_still(operands, unknown))
-
-
-def _all_still(operands: list[Operand], unknown: Fact) -> Tensor:
-    held = [o.fact.still for o in operands if o.fact]
-    if not held or not all(o.constant for o in operands if o.fact is None):
-        return unknown.still
-    return reduce(torch.logical_and, held)
-
-
-def _norm(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    """(x - mean) / deviation * weight + bias; only where each channel has a mean of its own, still units stay still."""
-    named = {o.arg: o.fact for o in operands if o.fact}
-    zero, still = unknown.zero, unknown.still
-    of_channels = _plain(node.op) in ("batch_norm", "instance_norm") and ("running_mean" in named or "weight" in named)
-    if of_channels and "input" in named:
-        zero = reduce(torch.logical_and, [named[n].zero for n in ("input", "running_mean") if n in named])
-        still = _all_still(operands, unknown)
-    if "weight" in named:
-        zero, still = zero | named["weight"].zero, still | named["weight"].zero
-    bias = named.get("bias")
-    return Fact(zero & bias.zero, still & bias.still) if bias else Fact(zero, still)
-
-
-def _attention(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    value = next((o.fact for o in operands if o.arg == "value" and o.fact), unknown)
-    return Fact(value.zero, value.zero)
-
-
-def _joined(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
-    """Operands without the leaf lie beside it."""
-    return reduce(Fact.__and__, [o.fact for o in operands if o.fact] or [unknown])
-
-
-def _carried(operands: list[Operand], unknown: Fact, keeps_zero: bool) -> Fact:
-    """Any other operation acts on each unit alone, or its leaf would be fixed."""
-    held = [o.fact.zero for o in operands if o.fact]
-    zero = reduce(torch.logical_and, held) if held and keeps_zero else unknown.zero
-    return Fact(zero, _all_still(operands, unknown))
-
-
-_RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm mv "
-        "dot mul addmm addmv baddbmm embedding".split(),
-        _product,
-    ),
-    **dict.fromkeys(("add", "sub"), _sum),
-    **dict.fromkeys(("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"), _norm),
-    **dict.fromkeys(("cat", "stack"), _joined),
-    "scaled_dot_product_attention": _attention,
-}

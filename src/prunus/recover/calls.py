@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +19,23 @@ from prunus.types import Batch
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """`model(*args, **kwargs)` gave `output`; `inner`: module name -> what it gave during that call, each time."""
+    """`model(*args, **kwargs)` gave `output`; `inner`: module name -> what it gave during that call, each time.
+
+    Arguments and `inner` are copies, as they were before anything changed them in place.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any
-    inner: Mapping[str, list[Any]]
+    inner: Mapping[str, list[Tensor]]
 
 
 @contextmanager
 def watched(model: nn.Module, names: Iterable[str] = ()) -> Generator[list[Call]]:
     """Yield a list that fills with the finished calls of `model` while the context lasts.
 
-    `names` are submodules whose outputs are caught as well. The hooks are removed at the end, also on errors.
+    `names` are submodules whose outputs are caught as well: a tensor, or the first of a tuple or list. The hooks are
+    removed at the end, also on errors.
 
     >>> model = nn.Sequential(nn.Linear(2, 1))
     >>> with watched(model, ["0"]) as calls:
@@ -38,21 +44,23 @@ def watched(model: nn.Module, names: Iterable[str] = ()) -> Generator[list[Call]
     (True, torch.Size([3, 1]))
     """
     calls: list[Call] = []
-    seen: dict[str, list[Any]] = {name: [] for name in names}
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
-    def begin(_module: nn.Module, _args: Any) -> None:
+    def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.append(_copied((args, kwargs), {}))
         for values in seen.values():
             values.clear()
 
-    def end(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls.append(Call(args, kwargs, output, {name: list(values) for name, values in seen.items()}))
+    def end(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        calls.append(Call(*given.pop(), output, {name: list(values) for name, values in seen.items()}))
 
     with ExitStack() as hooks:
-        hooks.enter_context(model.register_forward_pre_hook(begin))
-        hooks.enter_context(model.register_forward_hook(end, with_kwargs=True))
+        hooks.enter_context(model.register_forward_pre_hook(begin, with_kwargs=True))
+        hooks.enter_context(model.register_forward_hook(end))
         for name, module in _inside(model).named_modules(remove_duplicate=False):
             if name in seen:
-                hooks.enter_context(module.register_forward_hook(_catch(seen[name])))
+                hooks.enter_context(module.register_forward_hook(_catch(name, seen[name])))
         yield calls
 
 
@@ -125,8 +133,27 @@ def _inside(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
-def _catch(values: list[Any]) -> Any:
+def _copied(value: Any, copies: dict[int, Tensor]) -> Any:
+    """The same arguments with a copy of every tensor; one that is given twice stays one. Other objects stay."""
+    if isinstance(value, Tensor):
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().clone()
+        return copies[id(value)]
+    if isinstance(value, dict | UserDict | list):
+        same: Any = copy(cast("Any", value))
+        for key in range(len(same)) if isinstance(value, list) else list(same):
+            same[key] = _copied(same[key], copies)
+        return same
+    if type(value) is tuple:
+        return tuple(_copied(item, copies) for item in cast("tuple[Any, ...]", value))
+    if isinstance(value, tuple) and hasattr(cast("Any", value), "_make"):  # a named tuple
+        named = cast("Any", value)
+        return named._make(_copied(item, copies) for item in named)
+    return value
+
+
+def _catch(name: str, values: list[Tensor]) -> Any:
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        values.append(output)
+        values.append(hidden_of(output, name).clone())
 
     return keep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,13 +15,16 @@ from torch.nn import functional as F
 
 from prunus.errors import RecoverError
 from prunus.graph.private import unwrap
-from prunus.recover.calls import Call, feed, hidden_of, hookable, logits_of, repeated, watched
+from prunus.recover.calls import Call, feed, hookable, logits_of, repeated, watched
 from prunus.types import Batch, Loss
 
 Output: TypeAlias = Callable[[Any], Tensor]
 """Picks the logits out of what a model returns."""
 
 SILENCE = 1e-6
+
+_MISFIT = re.compile(r"dtype|scalar type|type .*should be the same")
+"""What torch says of operands of different dtypes."""
 
 
 def logits(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -92,7 +96,8 @@ def loss(
     these calls, `features` over calls and layers. With weight 0 logits are not compared.
 
     The teacher runs in eval mode, without gradients; its modes, buffers and gradients stay as they are. It must be on
-    the student's device. To hook its layers, a student in `torch.compile` or `DataParallel` runs without these when
+    the student's device, and of a dtype that takes the student's inputs; it gets them as they were before the student
+    changed any in place. To hook its layers, a student in `torch.compile` or `DataParallel` runs without these when
     `features` are given.
 
     Args:
@@ -107,7 +112,8 @@ def loss(
 
     Raises:
         RecoverError: a number out of range, an unknown layer, and, when called: the student is the teacher, the task
-            loss never calls the student or gives no scalar, no logits in an output, or shapes that differ.
+            loss never calls the student or gives no scalar, no logits in an output, shapes that differ, or a teacher
+            of another dtype that cannot take the student's inputs.
 
     >>> teacher, student = nn.Linear(2, 3), nn.Linear(2, 3)
     >>> follow = loss(teacher, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]))
@@ -142,7 +148,7 @@ class _Follow:
         with watched(model, self.layers) as calls:
             value = self.task(model, batch)
         _check_called(model, calls)
-        terms = [self._compared(call, repeated(self.teacher, call, self.layers.values())) for call in calls]
+        terms = [self._compared(call, self._repeated(model, call)) for call in calls]
         total = torch.stack(terms).mean()
         return total if self.task is feed else (1 - self.share) * _scalar(value) + total
 
@@ -154,6 +160,19 @@ class _Follow:
                 "that prunus.shrink returned, or make the loss of a copy.deepcopy taken before training."
             )
         _check_names(student, self.layers, "student")
+
+    def _repeated(self, student: nn.Module, call: Call) -> Call:
+        try:
+            return repeated(self.teacher, call, self.layers.values())
+        except RuntimeError as error:
+            ours, theirs = _dtype_of(student), _dtype_of(self.teacher)
+            if ours == theirs or not _MISFIT.search(str(error)):
+                raise
+            raise RecoverError(
+                f"The teacher holds {theirs}, the student {ours}, and what the student was called with does not fit "
+                f"the teacher: {error}. Make the loss of teacher.to({ours}), or keep the student in {theirs} and train "
+                "it under torch.autocast, as finetune(..., bf16=True) does."
+            ) from error
 
     def _compared(self, student: Call, teacher: Call) -> Tensor:
         terms = [self.feature_weight * self._feature_term(student, teacher)] if self.layers else []
@@ -167,7 +186,7 @@ class _Follow:
         for ours, theirs in self.layers.items():
             _check_runs(ours, len(student.inner[ours]), len(teacher.inner[theirs]))
             for one, other in zip(student.inner[ours], teacher.inner[theirs], strict=True):
-                terms.append(_hint(hidden_of(one, ours), hidden_of(other, theirs), f"Features of {ours!r}"))
+                terms.append(_hint(one, other, f"Features of {ours!r}"))
         return torch.stack(terms).mean()
 
 
@@ -180,6 +199,10 @@ def _hint(student: Tensor, teacher: Tensor, what: str) -> Tensor:
     )
     target = teacher.detach().float()
     return F.mse_loss(student.float(), target) / target.square().mean().clamp_min(SILENCE)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _layers(names: Sequence[str] | Mapping[str, str]) -> Mapping[str, str]:

@@ -42,7 +42,7 @@ class Epochs:
         """The choice of the interrupted run: timing anew might choose otherwise."""
         return Precision(**self.facts["precision"]) if self.facts else None
 
-    def restored(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Restored | None:
+    def restored(self, model: nn.Module, optimizer: torch.optim.Optimizer, data: Any) -> Restored | None:
         """Put model, optimizer and random state back to the last finished epoch; None when there is none."""
         if not self.facts:
             return None
@@ -51,9 +51,11 @@ class Epochs:
         optimizer.load_state_dict(
             {"state": self._optimizer_state(), "param_groups": optimizer.state_dict()["param_groups"]}
         )
-        torch.set_rng_state(self.tensors["random"])
+        for generator, name in _generators(data):
+            if name in self.tensors:
+                generator.set_state(self.tensors[name])
         score = self.facts["score"]
-        best = [self.tensors[f"best.{i}"].clone() for i in range(len(state(model)))] if score is not None else []
+        best = [self.tensors[f"best.{i}"].to(t.device) for i, t in enumerate(state(model))] if score is not None else []
         return None if score is None else Checkpoint(score, best), self.facts["epochs"], self.facts["steps"]
 
     def _optimizer_state(self) -> dict[int, dict[str, Any]]:
@@ -69,6 +71,7 @@ class Epochs:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        data: Any,
         best: Checkpoint | None,
         epochs: int,
         steps: int,
@@ -86,7 +89,7 @@ class Epochs:
                     tensors[f"optimizer.{index}.{key}"] = value
                 else:
                     numbers.setdefault(str(index), {})[key] = value
-        tensors["random"] = torch.get_rng_state()
+        tensors |= {name: generator.get_state() for generator, name in _generators(data)}
         score = best.score if best else None
         facts = {
             "epochs": epochs,
@@ -99,6 +102,15 @@ class Epochs:
         part = self.path.with_suffix(".part")
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part, {"facts": json.dumps(facts)})
         part.replace(self.path)
+
+
+def _generators(data: Any) -> list[tuple[torch.Generator, str]]:
+    """Whatever training draws from: torch's generators, and one of the data's own."""
+    found = [(torch.default_generator, "random")]
+    if torch.cuda.is_initialized():
+        found += [(generator, f"random.{i}") for i, generator in enumerate(torch.cuda.default_generators)]
+    own = getattr(data, "generator", None)  # of a shuffling DataLoader
+    return [*found, (own, "order")] if isinstance(own, torch.Generator) else found
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

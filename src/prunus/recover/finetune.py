@@ -61,8 +61,8 @@ def finetune(
         seed: of torch's generators (dropout, the order of a shuffling DataLoader); the caller's are left as they were.
             Same seed, data, threads and explicit `bf16` and `channels_last`: bit-identical weights.
         run_dir: the state after each epoch is kept there, so that the same call again, on the same untrained model,
-            goes on after the last finished epoch; bit for bit, where the data draw from torch's generator or follow
-            `set_epoch`.
+            goes on after the last finished epoch; bit for bit, where the data draw from torch's generator, have a
+            `generator` of their own, or follow `set_epoch`. What an optimizer's hooks hold, a `Gradual`, is not kept.
         progress: called after each step with what is done, steps done, steps in all.
 
     Raises:
@@ -85,18 +85,36 @@ def finetune(
     with _modes_kept(model), generators_kept():
         steps = epochs * _length(data)
         kept = Epochs.at(
-            run_dir, model, {"epochs": epochs, "lr": lr, "norm": max_grad_norm, "seed": seed, "steps": steps}
+            run_dir,
+            model,
+            {
+                "epochs": epochs,
+                "lr": lr,
+                "norm": max_grad_norm,
+                "seed": seed,
+                "steps": steps,
+                "bf16": bf16,
+                "channels_last": channels_last,
+                "trained": [p.requires_grad for p in model.parameters()],
+                "loss": _name(loss),
+                "optimizer": _name(optimizer),
+                "evaluate": _name(evaluate),
+            },
         )
         precision = kept.precision or _precision(model, data, loss, steps, bf16, channels_last)
         _seed(seed)
         take = _Step(model, loss, (optimizer or adamw)(trainable, lr), precision, max_grad_norm)
-        best, first, done = kept.restored(model, take.optimizer) or (checkpoint(model, evaluate), 0, 0)
+        best, first, done = kept.restored(model, take.optimizer, data) or (checkpoint(model, evaluate), 0, 0)
         for epoch in range(first, epochs):
             done = _epoch(take, data, epoch, done, steps, progress)
             best = better(best, model, evaluate)
-            kept.keep(model, take.optimizer, best, epoch + 1, done, precision)
+            kept.keep(model, take.optimizer, data, best, epoch + 1, done, precision)
         restore(model, best)
     return model
+
+
+def _name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def _precision(

@@ -58,15 +58,17 @@ def embedded(value: Any) -> str:
     >>> embedded({"a": "</script>", "b": float("nan")})
     '{"a": "\\\\u003c/script\\\\u003e", "b": null}'
     """
-    text = json.dumps(_finite(value), allow_nan=False)
+    text = json.dumps(finite(value), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Values as JSON can hold them: what is not finite becomes null."""
+    """Values as JSON can hold them: what is not finite becomes null."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        return {k: finite(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+        return [finite(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
@@ -110,6 +112,7 @@ def _result(facts: Facts) -> dict[str, Any]:
         "timed": timed,
         "sampled": sampled(timed),
         "zeros_note": ZEROS if facts["plan"]["zeros"] else "",
+        "uncut_note": facts.get("uncut", ""),
         "settings": _settings(facts),
     }
 

@@ -43,7 +43,9 @@ def report(
     with damage_named(what) if saved else nullcontext():
         text = page(_facts(what, rows, command))
     made.parent.mkdir(parents=True, exist_ok=True)
-    made.write_text(text, encoding="utf-8", errors="replace")
+    part = made.with_name(made.name + ".part")
+    part.write_text(text, encoding="utf-8", errors="replace")
+    part.replace(made)
     return made
 
 

@@ -15,7 +15,8 @@ from prunus.types import Inputs
 
 
 def load_inputs(directory: str | Path, *, seed: int = 0) -> Inputs:
-    """Draw an example call: floating inputs from a normal distribution, whole numbers 0, flags True.
+    """Draw an example call: floating inputs from a normal distribution, whole numbers from the range of those it was
+    traced with (a mask of 0 and 1 is all 1), flags True.
 
     Raises `ArtifactError` for a directory that `save` did not write.
     """
@@ -23,17 +24,21 @@ def load_inputs(directory: str | Path, *, seed: int = 0) -> Inputs:
     graph = described(folder, "graph.json")
     draw = torch.Generator().manual_seed(seed)
     with damage_named(folder, "graph.json"):
-        tensors = [_drawn(shape, getattr(torch, dtype), draw) for shape, dtype in graph["examples"]]
+        tensors = [_drawn(shape, getattr(torch, dtype), span, draw) for shape, dtype, *span in graph["examples"]]
         places = [tuple(path) for path in graph["paths"]]
         values = {**dict(zip(places, tensors, strict=True)), **{tuple(p): v for p, v in graph["settings"]}}
         call = cast("dict[str, Any]", _nested(values))
         return Inputs(tuple(call.get("args", ())), call.get("kwargs", {}))
 
 
-def _drawn(shape: list[int], dtype: torch.dtype, draw: torch.Generator) -> Tensor:
+def _drawn(shape: list[int], dtype: torch.dtype, span: list[int], draw: torch.Generator) -> Tensor:
     if dtype.is_floating_point:
         return torch.randn(shape, generator=draw).to(dtype)
-    return torch.ones(shape, dtype=dtype) if dtype == torch.bool else torch.zeros(shape, dtype=dtype)
+    if dtype == torch.bool:
+        return torch.ones(shape, dtype=dtype)
+    low, high = span or (0, 0)
+    low = high if (low, high) == (0, 1) else low
+    return torch.randint(low, high + 1, shape, generator=draw).to(dtype)
 
 
 def _nested(values: Mapping[Place, Any]) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -51,6 +52,7 @@ def save(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
         _write(result, Path(part), rows, command)
         for path in sorted(Path(part).iterdir(), key=lambda path: (path.name == WEIGHTS, path.name)):
+            path.chmod(0o644)  # safetensors writes files that others cannot read
             path.replace(folder / path.name)
 
 
@@ -86,9 +88,16 @@ def _graph(graph: Graph, keep: Keep, state: Mapping[str, Tensor], digest: str) -
         "hidden": sorted(graph.hidden),
         "channels_last": [name for name, t in state.items() if is_channels_last(t)],
         "examples": [
-            [list(t.shape), str(t.dtype).removeprefix("torch.")] for t in input_tensors(graph.examples[0]).values()
+            [list(t.shape), str(t.dtype).removeprefix("torch."), *_range(t)]
+            for t in input_tensors(graph.examples[0]).values()
         ],
     }
+
+
+def _range(tensor: Tensor) -> list[int]:
+    """The least and the largest of whole numbers, which may be indices; the values themselves are the user's own."""
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return [int(tensor.min()), int(tensor.max())] if whole and tensor.numel() else []
 
 
 def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:

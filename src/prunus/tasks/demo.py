@@ -7,7 +7,6 @@ after recovery.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,11 +18,11 @@ from prunus.patterns import Channel
 from prunus.pipeline import prune
 from prunus.recover import finetune
 from prunus.result import Result
-from prunus.running import unfinished
+from prunus.running import end, unfinished
 from prunus.save import save
 from prunus.tasks import digits
-from prunus.tasks.rows import DENSE, PRUNED, Demo, example, one_thread, renamed, rows_of
-from prunus.types import Budget, Progress
+from prunus.tasks.rows import DENSE, PRUNED, Demo, example, one_thread, rows_of
+from prunus.types import Budget, Progress, renamed
 
 SHARE = 0.25
 EPOCHS = 40
@@ -66,7 +65,7 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
     done = Demo(rows_of(models, METRICS, progress), result)
     if directory is not None:
         save(result, directory, rows=done.rows, command=f"prunus run digits --seed {seed}")
-        shutil.rmtree(unfinished(directory), ignore_errors=True)
+        end(directory)
     return done
 
 

@@ -75,11 +75,6 @@ def example() -> Tensor:
     return digits.load().train.images[:BATCH]
 
 
-def renamed(what: str, progress: Progress | None) -> Progress | None:
-    """The same progress under another name."""
-    return None if progress is None else lambda _, done, total: progress(what, done, total)
-
-
 @contextmanager
 def one_thread() -> Generator[None]:
     """For a network this small more threads cost more than they bring."""

@@ -7,7 +7,6 @@ column says so.
 
 from __future__ import annotations
 
-import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +25,12 @@ from prunus.patterns import Element
 from prunus.plan import Plan
 from prunus.recover import adamw
 from prunus.result import compare
-from prunus.running import unfinished
+from prunus.running import end, unfinished
 from prunus.save import save
 from prunus.schedules import Schedule
 from prunus.tasks import digits
-from prunus.tasks.rows import DENSE, PRUNED, Demo, example, one_thread, renamed, rows_of
-from prunus.types import Budget, Progress
+from prunus.tasks.rows import DENSE, PRUNED, Demo, example, one_thread, rows_of
+from prunus.types import Budget, Progress, renamed
 
 DENSITY = 0.1
 EPOCHS = 40
@@ -68,7 +67,7 @@ def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> 
     done = Demo(rows_of(models, METRICS, progress), result)
     if directory is not None:
         save(result, directory, rows=done.rows, command=f"prunus run digits-sparse --seed {seed}")
-        shutil.rmtree(unfinished(directory), ignore_errors=True)
+        end(directory)
     return done
 
 
