@@ -31,6 +31,7 @@ ELSEWHERE = {
     "pip install -c constraints.txt '.[cli,onnx]'": ("Makefile", "-e '.[demo]'"),
     "prunus init": ("tests/test_cli.py", '("init",)'),
     "prunus run recipe.yaml": ("tests/test_cli.py", '("run", "recipe.yaml")'),
+    "prunus run recipe.yaml --resume": ("tests/test_cli.py", '"run", "recipe.yaml", "--resume"'),
     "prunus run recipe.yaml --dry-run": ("tests/test_cli.py", '"run", "recipe.yaml", "--dry-run"'),
     "prunus measure runs/recipe my_task:make": ("tests/test_cli.py", '"measure", "runs/recipe", "my_task:make"'),
     "prunus export runs/recipe --to onnx": ("tests/test_cli.py", '"export", "runs/recipe"'),

@@ -11,6 +11,9 @@ from contextlib import contextmanager, redirect_stderr
 _LOUD = ("torch.", "onnxscript.", "onnx_ir.")
 """Loggers below these tell, of an error that we explain, its traceback and the captured program."""
 
+_LATER = ("torch.onnx._internal.exporter._registration",)
+"""One that is made within, and tells of every operator of torchvision where that is not installed."""
+
 
 @contextmanager
 def quiet() -> Generator[None]:
@@ -26,7 +29,9 @@ def quiet() -> Generator[None]:
 
 @contextmanager
 def _no_logs() -> Generator[None]:
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(_LOUD)]
+    loggers = [
+        logging.getLogger(name) for name in (*logging.root.manager.loggerDict, *_LATER) if name.startswith(_LOUD)
+    ]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True

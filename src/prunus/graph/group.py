@@ -26,7 +26,8 @@ def group(
 
     `only` and `skip` choose groups, or weights, by glob. Elements, N:M and blocks are laid over every weight of a
     product with two dimensions or more: not over lookup tables, biases and norms. Take a traced model for an exact
-    reading of what is multiplied; without a trace the kinds of the modules tell.
+    reading of what is multiplied; without a trace the kinds of the modules tell, and matrices of other modules are
+    printed as left dense, unless `only` names them.
 
     Raises `GroupError` when channels are asked of a model that was not traced, when every axis is fixed, or when a
     pattern does not divide a weight (naming it).
