@@ -8,7 +8,7 @@ from math import floor
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.optimizer import Optimizer
 
 from prunus import schedules
@@ -31,6 +31,8 @@ class Gradual:
     what went does not come back. `NofM(n, m)` takes no budget and goes from m of m down to n of m. Works on every
     pattern: plans over channels hold all that a dead unit owns at zero, and `shrink(model, gradual.plan)` then makes
     the model smaller.
+
+    Processes that train one model together (`torch.distributed`) all follow the plan of rank 0.
 
     `criterion`, `reduce`, `scope`, `keep_at_least`, `data`, `loss` are those of `score` and `allocate`.
 
@@ -128,7 +130,7 @@ class Gradual:
         if here is None:
             return
         plan = allocate(here, self._scores(model, here), target, scope=self.scope, keep_at_least=self.keep_at_least)
-        self.plan = self.plan.then(plan)
+        self.plan = self.plan.then(_agreed(plan))
         assert self._masks is not None
         self._masks.update(self.plan)
 
@@ -145,6 +147,17 @@ class Gradual:
         )
         stays = {g.name: here.left(g)[self.groups.left(g)] for g in here}
         return {name: whole[name][units.to(whole[name].device)] for name, units in stays.items()}
+
+
+def _agreed(plan: Plan) -> Plan:
+    """The plan of rank 0, where several processes train one model on data of their own: masks must not differ."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return plan
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    every = torch.cat(list(plan.keep.values())).to(device, torch.uint8)
+    distributed.broadcast(every, src=0)
+    parts = every.cpu().bool().split([kept.numel() for kept in plan.keep.values()])
+    return replace(plan, keep=dict(zip(plan.keep, parts, strict=True)))
 
 
 def _check_trains(optimizer: Optimizer, model: nn.Module) -> None:
