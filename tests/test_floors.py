@@ -22,7 +22,7 @@ TABLE = (
     ("criteria", "cost", "score", "allocate", "plan", "from_zeros", "schedules"),
     ("apply", "recover"),
     ("result", "save", "export", "report"),
-    ("rounds", "pipeline", "recipe", "running", "table", "cli", "tasks"),
+    ("rounds", "pipeline", "named", "recipe", "running", "table", "cli", "tasks"),
 )
 FLOORS = {name: floor for floor, names in enumerate(TABLE) for name in names}
 ROOT = len(TABLE)  # prunus/__init__.py imports everything, so it stands above everything

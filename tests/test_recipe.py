@@ -9,8 +9,9 @@ import pytest
 
 from prunus.cli.init import RECIPE
 from prunus.errors import RecipeError
+from prunus.named import CRITERIA, SCHEDULES, criterion, named, schedule
 from prunus.patterns import Block, Channel, Element, NofM
-from prunus.recipe import CRITERIA, SCHEDULES, Recipe, Training, criterion_of, named, parse, read, schedule_of
+from prunus.recipe import Recipe, Training, parse, read
 from prunus.types import Budget
 
 LEAST: dict[str, Any] = {"model": "nets:make", "budget": {"macs": 0.5}}
@@ -71,10 +72,10 @@ def test_n_of_m_needs_no_budget() -> None:
 
 def test_every_built_in_has_its_function() -> None:
     for name in CRITERIA:
-        assert criterion_of(parsed(criterion=name)).__name__ == name
+        assert criterion(parsed(criterion=name).criterion).__name__ == name
     for name in SCHEDULES:
-        assert schedule_of(parsed(schedule=name)).__name__ == name
-    assert criterion_of(parsed(criterion="prunus.criteria:taylor")).__name__ == "taylor"
+        assert schedule(parsed(schedule=name).schedule).__name__ == name
+    assert criterion("prunus.criteria:taylor").__name__ == "taylor"
 
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -140,4 +141,4 @@ def test_a_wrong_name_is_explained(name: str) -> None:
 
 def test_an_unknown_built_in_is_explained() -> None:
     with pytest.raises(RecipeError, match=r"expected one of .*taylor.*Did you mean 'taylor'"):
-        criterion_of(parsed(criterion="tailor"))
+        criterion("tailor")

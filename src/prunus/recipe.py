@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from torch import nn
-from torch.nn import functional as F
-
-from prunus import criteria, schedules
 from prunus.allocate import Scope
 from prunus.errors import BudgetError, GroupError, RecipeError
+from prunus.named import one_of
 from prunus.patterns import Block, Channel, Element, NofM, Pattern
 from prunus.score import Reduce
 from prunus.types import BUDGETS, Budget
-
-LOSSES: Mapping[str, Callable[..., Any]] = {
-    "cross_entropy": lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
-    "mse": lambda model, batch: F.mse_loss(model(batch[0]), batch[1]),
-}
-"""Of batches (inputs, targets)."""
-CRITERIA = ("random", "magnitude", "magnitude_l2", "taylor")
-SCHEDULES = ("constant", "linear", "cubic", "cosine", "one_cycle")
 
 
 @dataclass(frozen=True)
@@ -180,7 +167,7 @@ def _pattern(value: Any, where: str) -> Pattern:
     """`element`, `channel`, `{channel: {round_to: 16}}`, `{n_of_m: [2, 4]}` or `{block: [4, 1]}`."""
     name, options = (value, None) if isinstance(value, str) else _single(value, where)
     makers = {"channel": _channel, "element": _element, "n_of_m": _pair(NofM), "block": _pair(Block)}
-    return makers[_one_of(name, makers, where)](options, where)
+    return makers[one_of(name, makers, where)](options, where)
 
 
 def _channel(options: Any, where: str) -> Pattern:
@@ -237,74 +224,10 @@ def _single(value: Any, where: str) -> tuple[str, Any]:
     return name, options
 
 
-def _one_of(value: Any, known: Iterable[str], where: str) -> str:
-    names = list(known)
-    if value in names:
-        return value
-    near = get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise RecipeError(f"{where} is {value!r}; expected one of {', '.join(names)}.{hint}")
-
-
 _SPECIAL: Mapping[str, Callable[[Any, str], Any]] = {
     "pattern": _pattern,
     "budget": _budget,
     "recover": _recover,
-    "scope": lambda value, where: _one_of(value, get_args(Scope), where),
-    "reduce": lambda value, where: _one_of(value, get_args(Reduce), where),
+    "scope": lambda value, where: one_of(value, get_args(Scope), where),
+    "reduce": lambda value, where: one_of(value, get_args(Reduce), where),
 }
-
-
-def named(target: str) -> Any:
-    """What `package.module:attr` names, looked for from the current folder too."""
-    module, _, attribute = target.partition(":")
-    if not module or not attribute:
-        raise RecipeError(f"{target!r} is not of the form package.module:attr, such as my_nets:make.")
-    if module.endswith(".py"):
-        raise RecipeError(f"{target!r} names a file; expected its module: {module.removesuffix('.py')}:{attribute}.")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as missing:
-        raise RecipeError(
-            f"{target!r}: no module {missing.name!r} here or installed; run from its folder."
-        ) from missing
-    if not hasattr(found, attribute):
-        near = get_close_matches(attribute, dir(found), n=1)
-        raise RecipeError(
-            f"{target!r}: module {module!r} has no {attribute!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
-        )
-    return getattr(found, attribute)
-
-
-def chosen(name: str, known: Mapping[str, Any], what: str) -> Any:
-    """A built-in by its name, or what `package.module:attr` names."""
-    return named(name) if ":" in name else known[_one_of(name, known, f"{what} (or package.module:function)")]
-
-
-def made(target: str) -> tuple[nn.Module, Any]:
-    """Call the `make` that `module:attr` names."""
-    make = named(target)
-    if not callable(make):
-        raise RecipeError(f"{target} is a {type(make).__name__}; expected a function make() -> (model, inputs).")
-    pair = make()
-    if not isinstance(pair, tuple) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
-        raise RecipeError(f"{target}() returned a {type(pair).__name__}; expected (model, inputs).")
-    return cast("tuple[nn.Module, Any]", pair)
-
-
-def criterion_of(recipe: Recipe) -> Any:
-    return chosen(recipe.criterion, {name: getattr(criteria, name) for name in CRITERIA}, "criterion")
-
-
-def schedule_of(recipe: Recipe) -> Any:
-    return chosen(recipe.schedule, {name: getattr(schedules, name) for name in SCHEDULES}, "schedule")
-
-
-def batches_of(target: str | None) -> Any:
-    """Batches: what the name holds, or what it returns when called without arguments."""
-    if target is None:
-        return None
-    found = named(target)
-    return found() if callable(found) and not hasattr(found, "__iter__") else found

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from prunus.errors import RecipeError
+from prunus.named import batches_of, criterion, loss, made, named, schedule
 from prunus.pipeline import plan_for, prune
 from prunus.plan import Plan
-from prunus.recipe import LOSSES, Recipe, Training, batches_of, chosen, criterion_of, made, named, schedule_of
+from prunus.recipe import Recipe, Training
 from prunus.recover import distillation, finetune
 from prunus.report.report import report
 from prunus.result import Result
@@ -60,7 +61,7 @@ def prune_by(
         inputs,
         **settings,
         rounds=recipe.rounds,
-        schedule=schedule_of(recipe),
+        schedule=schedule(recipe.schedule),
         recover=_recover(recipe, model, settings["data"], settings["loss"], kept, progress),
         evaluate=None if recipe.evaluate is None else named(recipe.evaluate),
         run_dir=kept,
@@ -79,7 +80,7 @@ def plan_of(recipe: Recipe) -> Plan:
     for target in (recipe.evaluate, recipe.validate, recipe.recover):
         if isinstance(target, str):
             named(target)
-    schedule_of(recipe)
+    schedule(recipe.schedule)
     return plan_for(model, inputs, **settings)
 
 
@@ -111,7 +112,7 @@ def _parts(recipe: Recipe) -> tuple[tuple[nn.Module, Any], dict[str, Any]]:
     return pair, {
         "pattern": recipe.pattern,
         "budget": recipe.budget,
-        "criterion": criterion_of(recipe),
+        "criterion": criterion(recipe.criterion),
         "scope": recipe.scope,
         "reduce": recipe.reduce,
         "keep_at_least": recipe.keep_at_least,
@@ -120,12 +121,12 @@ def _parts(recipe: Recipe) -> tuple[tuple[nn.Module, Any], dict[str, Any]]:
         "inexact": recipe.inexact,
         "seed": recipe.seed,
         "data": batches_of(recipe.data),
-        "loss": chosen(recipe.loss, LOSSES, "loss"),
+        "loss": loss(recipe.loss),
     }
 
 
 def _recover(
-    recipe: Recipe, model: nn.Module, data: Any, loss: Loss, kept: Path, progress: Progress | None
+    recipe: Recipe, model: nn.Module, data: Any, task: Loss, kept: Path, progress: Progress | None
 ) -> Callable[[nn.Module], nn.Module | None] | None:
     """`finetune` with the recipe's settings, resumable within a round, or the user's own function."""
     given = recipe.recover
@@ -133,7 +134,7 @@ def _recover(
         return None
     if isinstance(given, str):
         return named(given)
-    followed = _followed(given, model, loss)
+    followed = _followed(given, model, task)
     validate = None if recipe.validate is None else named(recipe.validate)
 
     def recover(net: nn.Module) -> nn.Module:
@@ -156,8 +157,8 @@ def _recover(
     return recover
 
 
-def _followed(given: Training, model: nn.Module, loss: Loss) -> Loss:
-    return distillation.loss(copy.deepcopy(model), loss, weight=given.distill) if given.distill else loss
+def _followed(given: Training, model: nn.Module, task: Loss) -> Loss:
+    return distillation.loss(copy.deepcopy(model), task, weight=given.distill) if given.distill else task
 
 
 def _written(recipe: Recipe) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from prunus.cli.terminal import console, given, print_json, say, shown_progress
 from prunus.errors import RecipeError
 from prunus.measure import measure as measured
-from prunus.recipe import made
+from prunus.named import made
 from prunus.report.report import report
 from prunus.result import shown
 from prunus.save import class_of, load, load_inputs

@@ -13,7 +13,7 @@ from prunus.graph.graph import Graph
 from prunus.graph.group import group
 from prunus.graph.groups import Groups
 from prunus.graph.trace import trace
-from prunus.recipe import made
+from prunus.named import made
 from prunus.report.report import report
 from prunus.table import fixed_table, group_tree
 

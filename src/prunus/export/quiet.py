@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr
 
+from prunus.graph.capture import quieted
+
 _LOUD = ("torch.", "onnxscript.", "onnx_ir.")
 """Loggers below these tell, of an error that we explain, its traceback and the captured program."""
 
@@ -21,22 +23,11 @@ def quiet() -> Generator[None]:
 
     torch.export prints the captured program straight to the standard error when a model branches on values.
     """
-    with warnings.catch_warnings(), _no_logs(), redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(), quieted(_loud()), redirect_stderr(io.StringIO()):
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category)
         yield
 
 
-@contextmanager
-def _no_logs() -> Generator[None]:
-    loggers = [
-        logging.getLogger(name) for name in (*logging.root.manager.loggerDict, *_LATER) if name.startswith(_LOUD)
-    ]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+def _loud() -> list[str]:
+    return [name for name in (*logging.root.manager.loggerDict, *_LATER) if name.startswith(_LOUD)]

@@ -7,7 +7,7 @@ readable operations (`linear`, `conv2d`, `layer_norm`, `scaled_dot_product_atten
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,7 @@ def capture(
         taken.append((spec, skipped))
         return result
 
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta(), _quiet():
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta(), quieted(_LOUD):
         try:
             trace = make_fx(
                 call,
@@ -90,8 +90,9 @@ def capture(
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
-    loggers = [logging.getLogger(name) for name in _LOUD]
+def quieted(names: Iterable[str]) -> Generator[None]:
+    """Inside, the loggers of these names say nothing."""
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
