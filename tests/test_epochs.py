@@ -81,6 +81,24 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, data: str, o
     assert same(trained(net(), DATA[data](), tmp_path, **settings), whole)
 
 
+@pytest.mark.parametrize("step", [3, 7])
+def test_channels_last_resumes_to_the_same_bits(tmp_path: Path, step: int) -> None:
+    """Weights and the optimizer's state go on in the layout they had."""
+
+    def cnn() -> nn.Module:
+        torch.manual_seed(0)
+        convs = (nn.Conv2d(3, 19, 3), nn.BatchNorm2d(19), nn.ReLU(), nn.Conv2d(19, 21, 3, groups=1), nn.ReLU())
+        return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(21, 3))
+
+    draw = torch.Generator().manual_seed(0)
+    data = [(torch.randn(8, 3, 9, 9, generator=draw), TARGETS[i : i + 8]) for i in (0, 8, 16)]
+    settings: dict[str, Any] = {"channels_last": True, "evaluate": None, "epochs": 6}
+    whole = trained(cnn(), data, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        trained(cnn(), data, tmp_path, progress=killed(step + 1), **settings)
+    assert same(trained(cnn(), data, tmp_path, **settings), whole)
+
+
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     whole = trained(net(), DATA["a list"](), tmp_path)
     steps: list[int] = []

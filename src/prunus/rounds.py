@@ -73,6 +73,11 @@ class Rounds:
         started.rename(made)
 
 
+def rounds_in(folder: Path | None) -> int:
+    """How many rounds of a run are finished and kept there."""
+    return 0 if folder is None else len(list(folder.glob("round-[0-9][0-9][0-9]")))
+
+
 @contextmanager
 def _damage_named(kept: Path) -> Generator[None]:
     try:

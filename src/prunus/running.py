@@ -21,6 +21,7 @@ from prunus.recipe import Recipe, Training
 from prunus.recover import distillation, finetune
 from prunus.report.report import report
 from prunus.result import Result
+from prunus.rounds import rounds_in
 from prunus.save import save
 from prunus.types import Loss, Progress, renamed
 
@@ -138,7 +139,7 @@ def _recover(
     validate = None if recipe.validate is None else named(recipe.validate)
 
     def recover(net: nn.Module) -> nn.Module:
-        number = len(list(kept.glob("round-[0-9][0-9][0-9]"))) + 1
+        number = rounds_in(kept) + 1
         return finetune(
             net,
             data,

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunus.errors import RecoverError
+from prunus.graph.layout import in_format, is_channels_last
 from prunus.recover.checkpoint import Checkpoint, state
 from prunus.recover.precision import Precision
 
@@ -64,7 +65,8 @@ class Epochs:
             kind, _, rest = name.partition(".")
             if kind == "optimizer":
                 index, _, key = rest.partition(".")
-                found.setdefault(int(index), {})[key] = tensor.clone()
+                laid = in_format(tensor, name in self.facts["channels_last"])  # of equal strides, as before
+                found.setdefault(int(index), {})[key] = laid.clone(memory_format=torch.preserve_format)
         return found
 
     def keep(
@@ -97,6 +99,7 @@ class Epochs:
             "score": score,
             "precision": vars(precision),
             "optimizer": numbers,
+            "channels_last": [name for name, t in tensors.items() if is_channels_last(t)],
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")

@@ -18,6 +18,7 @@ from prunus.patterns import Channel
 from prunus.pipeline import prune
 from prunus.recover import finetune
 from prunus.result import Result
+from prunus.rounds import rounds_in
 from prunus.running import end, unfinished
 from prunus.save import save
 from prunus.tasks import digits
@@ -92,7 +93,8 @@ def _pruned(
             progress=named,
         )
 
-    done = 0
+    folder = None if kept is None else kept / what
+    done = rounds_in(folder)  # a killed run goes on after these
     return prune(
         dense,
         example(),
@@ -105,7 +107,7 @@ def _pruned(
         loss=digits.loss,
         recover=recover,
         evaluate=digits.correct,
-        run_dir=None if kept is None else kept / what,
+        run_dir=folder,
         seed=seed,
         progress=progress,
     )
