@@ -28,34 +28,27 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = [TASKS[given.task](seed) for seed in seeds]
     print(f"{given.task}, seeds {seeds}, torch {torch.__version__}, {platform.machine()}, 1 thread, batch {BATCH}")
-    print("\n".join(aligned([_HEADINGS, *(_row(name, runs) for name in runs[0].rows)])))
+    costs = _COSTS[given.task]
+    heads = ("model", *(_NAMES[cost] for cost in costs), *_QUALITY)
+    print("\n".join(aligned([heads, *(_row(name, runs, *costs) for name in runs[0].rows)])))
 
 
-_HEADINGS = (
-    "model",
-    "(effective) MACs",
-    "KiB (gzip)",
-    "latency of dense",
-    "accuracy, %",
-    "95 %",
-    "drop, points",
-    "95 %",
-    "p",
-    "n",
-)
+_COSTS = {"digits": ("macs", "bytes"), "digits-sparse": ("effective_macs", "compressed_bytes")}
+_NAMES = {"macs": "MACs", "effective_macs": "effective MACs", "bytes": "KiB", "compressed_bytes": "KiB, gzip"}
+_QUALITY = ("torch, of dense", "ONNX, of dense", "accuracy, %", "95 %", "drop, points", "95 %", "p", "n")
 
 
-def _row(name: str, runs: list[Demo]) -> tuple[str, ...]:
+def _row(name: str, runs: list[Demo], macs: str, size: str) -> tuple[str, ...]:
     rows = [run.rows[name] for run in runs]
     correct = torch.cat([row.correct for row in rows])
     change = paired(torch.cat([run.rows[DENSE].correct for run in runs]), correct)
     low, high = accuracy_interval(correct)
-    ratios = [row.figures["latency_ms"].value / row.figures["dense_latency_ms"].value for row in rows]
     return (
         name,
-        f"{_mean(rows, 'macs', 'effective_macs') / BATCH:,.0f}",
-        f"{_mean(rows, 'compressed_bytes', 'bytes') / 1024:,.0f}",
-        f"{median_quartiles(ratios)[0]:.2f}x",
+        f"{_mean(rows, macs) / BATCH:,.0f}",
+        f"{_mean(rows, size) / 1024:,.0f}",
+        f"{_of_dense(rows, 'latency_ms'):.2f}x",
+        f"{_of_dense(rows, 'onnx_latency_ms'):.2f}x",
         f"{float(correct.mean()) * 100:.2f}",
         f"{low * 100:.2f} to {high * 100:.2f}",
         f"{change.drop * 100:+.2f}",
@@ -65,10 +58,13 @@ def _row(name: str, runs: list[Demo]) -> tuple[str, ...]:
     )
 
 
-def _mean(rows: list[Row], *metrics: str) -> float:
-    """The mean of the first of these metrics that was measured."""
-    name = next(name for name in metrics if name in rows[0].figures)
-    return sum(row.figures[name].value for row in rows) / len(rows)
+def _mean(rows: list[Row], metric: str) -> float:
+    return sum(row.figures[metric].value for row in rows) / len(rows)
+
+
+def _of_dense(rows: list[Row], metric: str) -> float:
+    """The median over the seeds of a latency, over that of the dense network which was timed in turn with it."""
+    return median_quartiles([row.figures[metric].value / row.figures[f"dense_{metric}"].value for row in rows])[0]
 
 
 if __name__ == "__main__":

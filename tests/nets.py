@@ -532,3 +532,17 @@ def _add(blocks: list[nn.Module], block: nn.Module, inputs: Tensor) -> Tensor:
     """Append a block; returns what now comes out."""
     blocks.append(block.eval())
     return nn.Sequential(*blocks)(inputs)
+
+
+class Stubborn(nn.Module):
+    """Computes the size of a head in a way that no integer of the class expresses once heads are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        return self.out((torch.softmax(q @ k.mT, -1) @ v).transpose(1, 2).flatten(2))

@@ -168,6 +168,34 @@ def test_measure_and_export_what_was_saved(begun: Path) -> None:
     assert (begun / "runs" / "recipe" / "model.onnx").exists()
 
 
+MEASURED_WRONG = {
+    "null alone": (("measure", "runs/recipe", "--null"), "name a second model"),
+    "neither": (("measure", "nowhere"), "neither a saved directory nor"),
+    "numbers": (("measure", "runs/recipe", "--batch", "one"), "expected whole numbers separated by commas"),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED_WRONG)
+def test_wrong_words_of_measure_are_explained(begun: Path, name: str) -> None:
+    words, message = MEASURED_WRONG[name]
+    done = prunus_in(begun, *words)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+
+
+def test_make_is_called_once_for_two_models_of_its_class(begun: Path) -> None:
+    (begun / "counted.py").write_text("import my_task\ndef make():\n    print('made')\n    return my_task.make()\n")
+    done = prunus_in(begun, "measure", "runs/recipe", "counted:make", "--metrics", "params")
+    assert done.stdout.count("made") == 1
+
+
+def test_a_dry_run_looks_up_every_name(begun: Path) -> None:
+    (begun / "wrong.yaml").write_text(RECIPE.replace("my_task:correct", "my_task:corect"))
+    done = prunus_in(begun, "run", "wrong.yaml", "--dry-run")
+    assert done.returncode == 2
+    assert "Did you mean 'correct'" in " ".join(done.stderr.split())
+
+
 def test_scan_as_json(begun: Path) -> None:
     done = json.loads(prunus_in(begun, "scan", "my_task:make", "--json").stdout)
     assert [(g["name"], g["size"]) for g in done["groups"]] == [("0", 32), ("3", 64)]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from nets import Recipe, Step, build
+from nets import Recipe, Step, Stubborn, build
 from torch import Tensor, nn
 
 import prunus
@@ -42,20 +42,6 @@ class Tokens(nn.Module):
         return {"logits": self.head(hidden), "hidden": [hidden, hidden.mean(1)], "cache": object(), "loss": None}
 
 
-class Heads(nn.Module):
-    """Its class cannot be cut, so that shrinking yields a GraphModel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = 4
-        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, t, c = x.shape
-        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        return self.out((torch.softmax(q @ k.mT, -1) @ v).transpose(1, 2).flatten(2))
-
-
 class Fn(nn.Module):
     """A function after a linear layer."""
 
@@ -78,7 +64,7 @@ def words(batch: int = 2, length: int = 7) -> dict[str, Tensor]:
 
 
 def heads_cut() -> tuple[nn.Module, Tensor]:
-    model, x = Heads(), torch.randn(2, 5, 16)
+    model, x = Stubborn(), torch.randn(2, 5, 16)
     groups = prunus.group(prunus.trace(model, x)).only(kind="head")
     scores = prunus.score(model, groups, prunus.criteria.magnitude)
     small = prunus.shrink(model, prunus.allocate(groups, scores, prunus.Budget("units", at_most=0.5)))
@@ -519,3 +505,15 @@ def test_latency_errors(files: tuple[nn.Module, Path, Path], monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MeasureError, match=r"needs onnxruntime; install it with: pip install 'prunus\[onnx\]'"):
         prunus.onnx_latency(file, words())
+
+
+def test_an_output_that_is_zero_throughout_is_said_to_be_unchecked(tmp_path: Path) -> None:
+    """Of zeros alone no difference could be seen: an error of 0 would prove nothing."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    seen = prunus.export(model, torch.randn(3, 4), tmp_path / "seen.onnx")
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[1].bias)
+    blind = prunus.export(model, torch.randn(3, 4), tmp_path / "blind.onnx")
+    assert (seen.blind, blind.blind) == ((), ("output",))
+    assert "'output' was zero in every call" in str(blind)
+    assert "zero in every call" not in str(seen)

@@ -16,7 +16,7 @@ FILES = sorted(SRC.rglob("*.py"))
 
 # A file imports from its own floor or from lower ones. A folder's files are all on the folder's floor.
 TABLE = (
-    ("errors", "types"),
+    ("errors", "fingerprint", "types"),
     ("graph", "patterns"),
     ("stats", "distributions", "statistics", "measure"),
     ("criteria", "cost", "score", "allocate", "plan", "from_zeros", "schedules"),

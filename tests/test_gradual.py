@@ -366,6 +366,35 @@ def test_a_state_of_another_model_is_refused() -> None:
         gradual_of(Element()).load_state_dict({"step": 3, "kept": {"other.weight": torch.zeros(1, dtype=torch.uint8)}})
 
 
+def test_a_schedule_that_stops_short_still_ends_at_the_budget() -> None:
+    model = nn.Linear(10, 10)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    groups = prunus.group(model, pattern=Element())
+    gradual = Gradual(groups, criteria.magnitude, Budget("units", 0.25), schedule=lambda p: p / 2, steps=4)
+    with gradual.attach(model, optimizer) as masks:
+        for _ in range(4):
+            model(torch.ones(1, 10)).sum().backward()
+            optimizer.step()
+    assert int(model.weight.count_nonzero()) == 25
+    made = masks.plan.provenance
+    assert (made["criterion"], made["steps"], made["scope"]) == ("prunus.criteria.magnitude", 4, "global")
+
+
+def test_an_optimizer_carried_to_a_smaller_model_is_noticed() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    groups = prunus.group(prunus.trace(model, torch.randn(2, 6)))
+    gradual = Gradual(groups, criteria.magnitude, Budget("units", 0.5), steps=4, every=1)
+    gradual.attach(model, optimizer)
+    model(torch.randn(2, 6)).sum().backward()
+    optimizer.step()
+    small = prunus.shrink(model, gradual.plan)
+    prunus.carry(optimizer, model, small, gradual.plan)
+    small(torch.randn(2, 6)).sum().backward()
+    with pytest.raises(PlanError, match="trains another model than the one Gradual was attached to"):
+        optimizer.step()
+
+
 RANK = """
 import sys, torch, prunus
 from torch import distributed, nn

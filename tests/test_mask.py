@@ -398,3 +398,18 @@ def test_all_that_a_dead_unit_owns_is_zero_in_training_and_really_goes() -> None
     small = prunus.shrink(model, plan)
     assert [tuple(small[i].weight.shape) for i in (0, 1, 3)] == [(5, 3, 3, 3), (5,), (4, 5, 3, 3)]
     torch.testing.assert_close(small.eval()(x), model.eval()(x))
+
+
+def test_tensors_that_take_the_place_of_others_are_held_too() -> None:
+    """A state dict that is assigned, or a cast, puts new tensors into the model."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    groups = prunus.group(model, pattern=prunus.Element())
+    plan = prunus.allocate(groups, prunus.score(model, groups, prunus.criteria.magnitude), prunus.Budget("units", 0.5))
+    with prunus.mask(model, plan):
+        other = {name: torch.ones_like(t) for name, t in model.state_dict().items()}
+        model.load_state_dict(other, assign=True)
+        model.double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.randn(5, 6, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+        assert int((model[0].weight == 0).sum()) == 12

@@ -798,6 +798,8 @@ def test_a_pending_backward_pass_still_runs() -> None:
     loss = model(x).sum()
     measure(model, x, ("nonzeros", "macs", "effective_macs", "latency_ms"), repeats=1)
     loss.backward()
+    assert model.bias.grad is not None
+    assert model.bias.grad.tolist() == [len(x)] * 4
 
 
 # Errors

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import prunus
 from prunus import result
 from prunus.errors import ArtifactError, BudgetError, CriterionError, GroupError, MeasureError, RecoverError, TraceError
+from prunus.pipeline import plan_for
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGES, LABELS = torch.randn(48, 1, 8, 8, generator=DRAW), torch.randint(0, 4, (48,), generator=DRAW)
@@ -338,3 +339,11 @@ def test_a_plan_of_some_groups_keeps_earlier_removals_when_saved(tmp_path: Path)
     assert same(state(both), state(prunus.shrink(small, second)))
     with pytest.raises(prunus.errors.PlanError, match="does not start where this one ends"):
         second.then(first)
+
+
+def test_a_dry_run_makes_the_plan_of_the_run() -> None:
+    settings: dict[str, Any] = {"budget": prunus.Budget("macs", at_most=0.4), "criterion": prunus.criteria.taylor}
+    planned = plan_for(net(), INPUTS, **settings, data=BATCHES, loss=loss)
+    done = pruned(net(), rounds=1, recover=None).plan
+    assert planned.costs == done.costs
+    assert all(torch.equal(planned.keep[name], kept) for name, kept in done.keep.items())

@@ -9,7 +9,7 @@ import pytest
 
 from prunus.cli.init import RECIPE
 from prunus.errors import RecipeError
-from prunus.named import CRITERIA, SCHEDULES, criterion, named, schedule
+from prunus.named import CRITERIA, SCHEDULES, criterion, made, named, schedule
 from prunus.patterns import Block, Channel, Element, NofM
 from prunus.recipe import Recipe, Training, parse, read
 from prunus.types import Budget
@@ -100,6 +100,15 @@ WRONG: dict[str, tuple[Any, str]] = {
     "globs": ({**LEAST, "skip": [1]}, "expected a glob"),
     "recover key": ({**LEAST, "data": "a:b", "recover": {"epoch": 3}}, "Did you mean 'epochs'"),
     "recover epochs": ({**LEAST, "data": "a:b", "recover": {"lr": 0.1}}, "names no epochs"),
+    "rounds below one": ({**LEAST, "rounds": 0}, "rounds: 0; expected at least 1"),
+    "epochs below one": ({**LEAST, "data": "a:b", "recover": {"epochs": 0}}, "epochs: 0; expected at least 1"),
+    "lr below zero": ({**LEAST, "data": "a:b", "recover": {"epochs": 1, "lr": -1}}, "lr: -1.0; expected a positive"),
+    "distill beyond one": (
+        {**LEAST, "data": "a:b", "recover": {"epochs": 1, "distill": 2}},
+        "expected a weight from 0",
+    ),
+    "validate without epochs": ({**LEAST, "validate": "a:b", "recover": "a:c"}, "validate: a:b, which only"),
+    "round_to zero": ({**LEAST, "pattern": {"channel": {"round_to": 0}}}, "recipe.yaml: pattern: .*positive integers"),
     "recover without data": ({**LEAST, "recover": {"epochs": 3}}, "there is no `data"),
 }
 
@@ -125,7 +134,27 @@ def test_tags_that_would_run_code_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "recipe.yaml")
 
 
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: a:b\nseed: 1\nseed: 2\n")
+    with pytest.raises(RecipeError, match="'seed' is given twice"):
+        read(tmp_path / "recipe.yaml")
+
+
+def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(b"model: \xff\xfe")
+    with pytest.raises(RecipeError, match="is not UTF-8"):
+        read(tmp_path / "recipe.yaml")
+
+
+def test_make_must_be_a_function_that_gives_a_pair() -> None:
+    with pytest.raises(RecipeError, match="is a float; expected a function make"):
+        made("math:pi")
+    with pytest.raises(RecipeError, match="returned a str; expected"):
+        made("platform:machine")
+
+
 NAMES = {
+    "file": ("nets.py:make", "names a file; expected its module: nets:make"),
     "no colon": ("torch", "not of the form"),
     "no module": ("no_such_module:make", "no module 'no_such_module'"),
     "no attribute": ("prunus.criteria:tailor", "Did you mean 'taylor'"),

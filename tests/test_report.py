@@ -6,7 +6,7 @@ import importlib
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from prunus.errors import ArtifactError
 from prunus.report import charts, words
 from prunus.report.compared import compared
 from prunus.report.draw import drawn
-from prunus.report.facts import facts_of_measurements, facts_of_result, facts_of_scan, figure_facts, measurement_of
+from prunus.report.facts import facts_of_measurements, facts_of_result, facts_of_scan, figure_facts
 from prunus.report.histogram import histograms
 from prunus.report.layers import cut_of
 from prunus.report.network import layers_of, macs_of
@@ -103,7 +103,7 @@ def test_facts_are_those_of_the_result_and_survive_json(name: str, request: pyte
     assert again(facts) == facts
     for side in ("before", "after"):
         for figure, m in zip(facts[side], getattr(result, side), strict=True):
-            assert without_samples(measurement_of(again(figure))) == without_samples(m)
+            assert without_samples(prunus.Measurement.of(again(figure))) == without_samples(m)
     assert result.change is not None
     assert facts["change"] == asdict(result.change)
     assert facts["history"] == list(result.history)
@@ -300,17 +300,10 @@ def test_the_page_of_a_large_network_is_small_too(cut: prunus.Result, tmp_path: 
     assert prunus.report(many, tmp_path / "page.html").stat().st_size < 6 * MEBIBYTE
 
 
-def test_single_calls_are_thinned_evenly(tmp_path: Path) -> None:
-    times = tuple(1.0 + (i * 37) % 1201 for i in range(1201))
-
-    @dataclass(frozen=True)
-    class Sampled(prunus.Measurement):
-        samples: tuple[float, ...] = ()
-
-    m = Sampled("latency_ms", 600.0, "ms", spread=(300.0, 900.0), batch=4, samples=times)
-    figure = figure_facts(m)
-    assert figure["samples"] == list(times[::3])
-    assert figure_facts(replace(m, samples=(2.0, 1.0)))["samples"] == [2.0, 1.0]
+def test_enough_single_calls_are_drawn_as_a_histogram(tmp_path: Path) -> None:
+    times = tuple(1.0 + (i * 37) % 301 for i in range(300))
+    m = prunus.Measurement("latency_ms", 151.0, "ms", spread=(76.0, 226.0), batch=4, samples=times)
+    assert figure_facts(m)["samples"] == list(times)
     text = said(prunus.report({"a": [m], "b": [m]}, tmp_path / "page.html"))
     assert "Vertical lines are medians" in text
     few = replace(m, samples=(600.0,))

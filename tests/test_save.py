@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from nets import Stubborn
 from torch import Tensor, nn
 
 import prunus
 from prunus.errors import ArtifactError
+from prunus.save import class_of, load_inputs
 
 INPUTS = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 SETTINGS: dict[str, Any] = {"budget": prunus.Budget("units", at_most=0.5), "scope": "layer", "inexact": True}
@@ -37,20 +39,6 @@ class Net(nn.Module):
         h = torch.relu(self.norm(self.stem(x)))
         h = h + self.mix(self.grouped(h))
         return self.again(h.mean((2, 3))) + self.head(h.amax((2, 3))) + self.offset
-
-
-class Stubborn(nn.Module):
-    """Computes the size of a head in a way that no integer of the class expresses once heads are gone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = 4
-        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, t, c = x.shape
-        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        return self.out((torch.softmax(q @ k.mT, -1) @ v).transpose(1, 2).flatten(2))
 
 
 def pruned(model: nn.Module | None = None) -> prunus.Result:
@@ -335,3 +323,46 @@ def test_a_cut_kernel_of_one_pixel_keeps_its_layout() -> None:
     small = pruned(model).model
     assert is_channels_last(small.get_parameter("0.weight"))
     assert small.get_parameter("2.weight").is_contiguous()
+
+
+class Tokens(nn.Module):
+    """Indices, a mask of whole numbers, and flags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 8), nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, ids: Tensor, mask: Tensor, flags: Tensor) -> Tensor:
+        return self.head((self.embed(ids) * mask[..., None] * flags[..., None]).sum(1))
+
+
+def test_inputs_are_drawn_from_the_range_of_those_that_were_traced(tmp_path: Path) -> None:
+    """A mask of zeros alone, or an index that no table has, would be no call of this model."""
+    ids, mask = torch.randint(7, 40, (4, 6)), torch.tensor([[1, 1, 1, 1, 0, 0]] * 4)
+    inputs = {"ids": ids, "mask": mask, "flags": torch.ones(4, 6, dtype=torch.bool)}
+    prunus.save(prunus.prune(Tokens(), inputs, budget=prunus.Budget("macs", at_most=0.5)), tmp_path)
+    drawn = load_inputs(tmp_path)
+    assert {name: (t.shape, t.dtype) for name, t in drawn.kwargs.items()} == {
+        name: (t.shape, t.dtype) for name, t in inputs.items()
+    }
+    assert int(drawn.kwargs["ids"].min()) >= int(ids.min())
+    assert int(drawn.kwargs["ids"].max()) <= int(ids.max())
+    assert bool((drawn.kwargs["mask"] == 1).all())
+    assert bool(drawn.kwargs["flags"].all())
+    assert bool(prunus.load(tmp_path)(**drawn.kwargs).any())
+    assert not torch.equal(drawn.kwargs["ids"], load_inputs(tmp_path, seed=1).kwargs["ids"])
+
+
+def test_the_class_a_directory_can_be_loaded_onto(tmp_path: Path) -> None:
+    prunus.save(pruned(), tmp_path / "cut")
+    assert class_of(tmp_path / "cut") == type(pruned().model).__name__
+    heads = prunus.prune(Stubborn(), torch.randn(2, 5, 16), only="qkv:head", budget=prunus.Budget("units", at_most=0.5))
+    prunus.save(heads, tmp_path / "graph")
+    assert class_of(tmp_path / "graph") is None
+    assert "The code of Stubborn computes sizes" in str(heads)
+    assert "The code of" not in str(pruned())
+
+
+def test_files_can_be_read_by_others(tmp_path: Path) -> None:
+    prunus.save(pruned(), tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}

@@ -18,6 +18,7 @@ from prunus.apply.apply import apply
 from prunus.apply.mask import Mask, mask
 from prunus.criteria import Criterion
 from prunus.errors import BudgetError, CriterionError, GroupError, RecoverError, TraceError
+from prunus.fingerprint import name_of
 from prunus.graph.group import group
 from prunus.graph.groups import Groups
 from prunus.graph.private import unwrap
@@ -263,19 +264,15 @@ def _quality(ask: Ask, model: nn.Module) -> float | None:
 def _settings(ask: Ask) -> dict[str, Any]:
     """What decides the outcome, as far as it can be written down."""
     return {
-        "criterion": _name(ask.criterion),
+        "criterion": name_of(ask.criterion),
         "scope": ask.scope,
         "reduce": ask.reduce,
         "keep_at_least": ask.keep_at_least,
-        "schedule": _name(ask.schedule),
+        "schedule": name_of(ask.schedule),
         "rounds": ask.rounds,
         "budget": None if ask.budget is None else vars(ask.budget),
         "seed": ask.seed,
     }
-
-
-def _name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 @contextmanager

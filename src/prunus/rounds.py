@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Generator, Mapping
@@ -13,12 +12,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from safetensors.torch import save as dump
 from torch import Tensor, nn
 
 from prunus.apply.apply import apply
 from prunus.apply.surgery import replace_state
 from prunus.errors import ArtifactError
+from prunus.fingerprint import fingerprint
 from prunus.graph.groups import Groups
 from prunus.graph.layout import in_format, is_channels_last
 from prunus.graph.private import state_of
@@ -95,9 +94,6 @@ def _laid_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _digest(model: nn.Module, groups: Groups, settings: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(groups.graph.structure.encode())
-    digest.update(json.dumps([g.name for g in groups]).encode())
-    for name, tensor in state_of(model).tensors.items():
-        digest.update(dump({name: tensor.detach().contiguous()}))
-    return digest.hexdigest()
+    tensors = state_of(model).tensors
+    names = {"state": list(tensors), "groups": [g.name for g in groups], "structure": groups.structure}
+    return fingerprint({**settings, **names}, tensors.values())

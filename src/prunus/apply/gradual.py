@@ -16,6 +16,7 @@ from prunus.allocate import Scope, allocate, partway
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
 from prunus.criteria import Criterion
 from prunus.errors import PlanError
+from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups
 from prunus.patterns import NofM
 from prunus.plan import Plan
@@ -130,7 +131,9 @@ class Gradual:
         if here is None:
             return
         plan = allocate(here, self._scores(model, here), target, scope=self.scope, keep_at_least=self.keep_at_least)
-        self.plan = self.plan.then(_agreed(plan))
+        made = {"criterion": name_of(self.criterion), "schedule": name_of(self.schedule), "steps": self.steps}
+        whole = self.plan.then(_agreed(plan))
+        self.plan = replace(whole, provenance={**plan.provenance, **made, "seed": self.seed})
         assert self._masks is not None
         self._masks.update(self.plan)
 

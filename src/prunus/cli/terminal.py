@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from prunus.report.page import finite
+from prunus.report.facts import finite
 from prunus.types import Progress
 
 WIDE = 160

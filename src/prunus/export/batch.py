@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import ExportError
+from prunus.measure.batch import with_rows
 
 Call: TypeAlias = Sequence[Tensor]
 """The tensors of one call, in order."""
@@ -58,7 +59,7 @@ def with_batch(call: Call, places: Collection[int], size: int) -> list[Tensor]:
     >>> with_batch([torch.tensor([1, 2]), torch.tensor([7, 8])], [0], 3)
     [tensor([1, 2, 1]), tensor([7, 8])]
     """
-    return [t[torch.arange(size) % len(t)] if i in places else t for i, t in enumerate(call)]
+    return [with_rows(t, size) if i in places else t for i, t in enumerate(call)]
 
 
 def redrawn(call: Call, seed: int = 0) -> list[Tensor]:

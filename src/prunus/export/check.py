@@ -36,11 +36,12 @@ class _Case:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The worst error, over so many calls, at these batch sizes."""
+    """The worst error, over so many calls, at these batch sizes. `blind` outputs were zero in all of them."""
 
     worst_error: float
     compared: int
     batches: tuple[int, ...]
+    blind: tuple[str, ...]
 
 
 def agreement(session: Session, flats: Sequence[Flat], calls: Sequence[Call], places: Collection[int]) -> Agreement:
@@ -73,7 +74,8 @@ def agreement(session: Session, flats: Sequence[Flat], calls: Sequence[Call], pl
             "file was written. Either the model draws random numbers in eval mode, or an operation of it is translated "
             "wrongly: try another opset=, or export the model in parts to find it."
         )
-    return Agreement(errors[worst], compared, tuple(sorted(batches)))
+    blind = tuple(name for name, scale in zip(session.outputs, scales, strict=True) if not scale)
+    return Agreement(errors[worst], compared, tuple(sorted(batches)), blind)
 
 
 def accepted(model: nn.Module, inputs: Sequence[Tensor]) -> float:

@@ -19,7 +19,8 @@ class Exported:
     their tensors. Batch norms are folded into the layers before them, equal tensors held once, small transposes carried
     out, and constants of the computation count along, so that these are the file's figures and not quite the model's.
     `worst_error` is the largest difference to PyTorch over the largest value of the same output, over `compared` calls
-    at `batches`. `left_out` names results that are no tensors (caches).
+    at `batches`. `left_out` names results that are no tensors (caches); `blind` outputs were zero in every call, so
+    that nothing was compared there: the last layer may begin at zero.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Exported:
     outputs: Mapping[str, tuple[Size, ...]]
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     left_out: tuple[str, ...] = ()
+    blind: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -48,6 +50,7 @@ class Exported:
             *(f"  out  {name} {_sizes(shape)}" for name, shape in self.outputs.items()),
             *(f"  left out: {name}" for name in self.left_out),
             f"  {self.weights:,} weights in {len(self.shapes)} tensors, {self.zeros:,} of them zero ({share:.1%})",
+            *(f"  {name!r} was zero in every call: nothing could be compared there" for name in self.blind),
             f"  checked in {self.runtime}: error at most {self.worst_error:.1e} of the output's scale, "
             f"{self.compared} calls{batches}",
         ]

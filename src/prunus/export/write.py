@@ -168,6 +168,7 @@ def _exported(path: Path, subject: Subject, proto: ModelProto, agreed: Agreement
         worst_error=agreed.worst_error,
         compared=agreed.compared,
         batches=agreed.batches,
+        blind=agreed.blind,
         runtime=runtime,
         inputs=sizes(proto.graph.input),
         outputs=sizes(proto.graph.output),

@@ -12,6 +12,11 @@ from prunus.measure.untouched import mapped, tensors
 from prunus.types import Inputs
 
 
+def with_rows(tensor: Tensor, size: int) -> Tensor:
+    """The first `size` rows of a tensor, which begins again where it has fewer."""
+    return tensor[torch.arange(size, device=tensor.device) % len(tensor)]
+
+
 def with_batch(example: Inputs, size: int) -> Inputs:
     """The call with `size` rows in every tensor.
 
@@ -28,10 +33,8 @@ def with_batch(example: Inputs, size: int) -> Inputs:
             f"batch={size} needs inputs whose dim 0 is the batch, equally long in all of them and not empty; these are "
             f"{shapes}. Leave batch out, and pass an example of the size to be measured."
         )
-    (length,) = rows
-    picked = torch.arange(size) % length
 
     def resized(leaf: Any) -> Any:
-        return leaf[picked.to(leaf.device)] if isinstance(leaf, Tensor) else leaf
+        return with_rows(leaf, size) if isinstance(leaf, Tensor) else leaf
 
     return Inputs(mapped(example.args, resized), mapped(dict(example.kwargs), resized))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunus.errors import RecoverError
+from prunus.fingerprint import fingerprint
 from prunus.graph.layout import in_format, is_channels_last
 from prunus.recover.checkpoint import Checkpoint, state
 from prunus.recover.precision import Precision
@@ -35,7 +35,7 @@ class Epochs:
     def at(run_dir: str | Path | None, model: nn.Module, settings: Mapping[str, Any]) -> Epochs:
         if run_dir is None:
             return Epochs(None, {}, {})
-        path = Path(run_dir) / f"finetune-{_digest(model, settings)}.safetensors"
+        path = Path(run_dir) / f"finetune-{fingerprint(settings, state(model))[:16]}.safetensors"
         return Epochs(path, *(_read(path) if path.exists() else ({}, {})))
 
     @property
@@ -125,10 +125,3 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} is no whole epoch ({type(error).__name__}: {error}), most likely changed since; remove it to "
             "train from the start."
         ) from error
-
-
-def _digest(model: nn.Module, settings: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for tensor in state(model):
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import RecoverError
+from prunus.fingerprint import name_of
 from prunus.recover.checkpoint import better, checkpoint, restore
 from prunus.recover.epochs import Epochs
 from prunus.recover.precision import Choice, Precision, autocast, fastest, generators_kept, laid_out
@@ -96,9 +97,9 @@ def finetune(
                 "bf16": bf16,
                 "channels_last": channels_last,
                 "trained": [p.requires_grad for p in model.parameters()],
-                "loss": _name(loss),
-                "optimizer": _name(optimizer),
-                "evaluate": _name(evaluate),
+                "loss": name_of(loss),
+                "optimizer": name_of(optimizer),
+                "evaluate": name_of(evaluate),
             },
         )
         precision = kept.precision or _precision(model, data, loss, steps, bf16, channels_last)
@@ -111,10 +112,6 @@ def finetune(
             kept.keep(model, take.optimizer, data, best, epoch + 1, done, precision)
         restore(model, best)
     return model
-
-
-def _name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def _precision(

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, TypeAlias
 
 from prunus.report import words
-from prunus.report.facts import Facts, measurement_of
+from prunus.report.facts import Facts
 from prunus.report.histogram import BINS
 from prunus.types import Measurement
 
@@ -107,10 +107,10 @@ def timings(named: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     """Latencies as histograms over common bins; as medians with quartiles where the single calls are not known."""
     if not named:
         return None
-    taken = {name: measurement_of(figure) for name, figure in named.items()}
-    samples = {name: sorted(figure.get("samples", ())) for name, figure in named.items()}
+    taken = {name: Measurement.of(figure) for name, figure in named.items()}
     if not sampled(named):
         return _quartiles(taken)
+    samples = {name: sorted(one.samples) for name, one in taken.items()}
     low = min(times[0] for times in samples.values())
     high = max(times[min(int(TAIL * len(times)), len(times) - 1)] for times in samples.values())
     width = (high - low) / TIME_BINS or 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
@@ -18,7 +18,6 @@ from prunus.types import Measurement
 
 Facts: TypeAlias = dict[str, Any]
 FORMAT = "prunus 1"
-SAMPLES_AT_MOST = 500
 
 
 class Baseline(Protocol):
@@ -77,20 +76,17 @@ def facts_of_measurements(subjects: Mapping[str, Sequence[Measurement]], command
 
 
 def figure_facts(m: Measurement) -> dict[str, Any]:
-    """A measurement as JSON values; of many samples every second, third and so on, in their order."""
-    samples = list(getattr(m, "samples", ()))
-    step = max(1, -(-len(samples) // SAMPLES_AT_MOST))
-    return {**_plain(asdict(m)), "samples": samples[::step]}
+    """A measurement as JSON values; `Measurement.of` reads it again."""
+    return _plain(asdict(m))
 
 
-def measurement_of(figure: Mapping[str, Any]) -> Measurement:
-    """A measurement again; entries that it does not know are left out."""
-    known = {field.name for field in fields(Measurement)}
-    given: dict[str, Any] = {name: value for name, value in figure.items() if name in known}
-    for name in ("spread", "samples"):
-        if given.get(name) is not None:
-            given[name] = tuple(float(value) for value in given[name])
-    return Measurement(**given)
+def finite(value: Any) -> Any:
+    """Values as JSON can hold them: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
 def _head(kind: str, name: str, command: str | None) -> Facts:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from prunus.report import words
 from prunus.report.compared import at, compared, labelled
-from prunus.report.facts import Facts, measurement_of
+from prunus.report.facts import Facts
 from prunus.report.words import Change
 from prunus.types import Measurement
 
@@ -43,7 +43,7 @@ class Card:
 def cards(facts: Facts) -> list[Card]:
     """A card for each metric that was measured before and after, the ones that users ask for first."""
     pairs = [
-        (measurement_of(old), measurement_of(new)) for old, new in zip(facts["before"], facts["after"], strict=True)
+        (Measurement.of(old), Measurement.of(new)) for old, new in zip(facts["before"], facts["after"], strict=True)
     ]
     return [_card(old, new, facts["change"]) for old, new in sorted(pairs, key=_rank)]
 
@@ -115,7 +115,7 @@ def _costs(row: dict[str, Any], costs: list[str]) -> list[Cell]:
     """MACs are those of one sample."""
     found: list[Cell] = []
     for name in costs:
-        m = measurement_of(row["figures"][name])
+        m = Measurement.of(row["figures"][name])
         found.append(Cell(words.short(m.value / (m.batch or 1)) if name.endswith("macs") else words.value_of(m)))
     return found
 
@@ -123,11 +123,11 @@ def _costs(row: dict[str, Any], costs: list[str]) -> list[Cell]:
 def _latency(row: dict[str, Any]) -> Cell:
     if "latency_ms" not in row["figures"]:
         return Cell("–")
-    m = measurement_of(row["figures"]["latency_ms"])
+    m = Measurement.of(row["figures"]["latency_ms"])
     dense = row["figures"].get("dense_latency_ms")
     if dense is None or row["change"] is None:
         return Cell(words.value_of(m), (words.spread_of(m),))
-    said, _ = compared(measurement_of(dense), m)
+    said, _ = compared(Measurement.of(dense), m)
     return Cell(words.value_of(m), (said.words,), said.tone)
 
 
@@ -147,7 +147,7 @@ def _answers(row: dict[str, Any]) -> tuple[Cell, Cell]:
 
 def subject_table(subjects: dict[str, list[dict[str, Any]]]) -> Table:
     """(subjects, (metric, a cell each)); from the second on with the change to the first."""
-    taken = {name: {k: measurement_of(f) for k, f in labelled(fs).items()} for name, fs in subjects.items()}
+    taken = {name: {k: Measurement.of(f) for k, f in labelled(fs).items()} for name, fs in subjects.items()}
     metrics = dict.fromkeys(metric for named in taken.values() for metric in named)
     first = next(iter(taken.values()), {})
     return list(taken), [

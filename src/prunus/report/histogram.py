@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,9 @@ def histograms(model: nn.Module, small: nn.Module) -> dict[str, Histogram]:
     (12, 8)
     """
     old, new = _weights(model), _weights(small)
-    pairs = {name: (_values(old[name]), _values(new[name])) for name in old if name in new}
-    if len(pairs) > 1:
-        pairs = {"": _all(pairs), **pairs}
-    return {name: _histogram(before, after) for name, (before, after) in pairs.items()}
+    pairs = {name: (old[name], new[name]) for name in old if name in new}
+    found = {name: _histogram([pair]) for name, pair in pairs.items()}
+    return {"": _histogram(list(pairs.values())), **found} if len(pairs) > 1 else found
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -62,19 +62,34 @@ def _values(weight: Tensor) -> Tensor:
     return weight.flatten().float().cpu()
 
 
-def _all(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([a for a, _ in pairs.values()]), torch.cat([b for _, b in pairs.values()])
+def _histogram(pairs: Sequence[tuple[Tensor, Tensor]]) -> Histogram:
+    """Of one weight, or of several together; one at a time is held as floats."""
+    limit = _limit([before for before, _ in pairs])
+    before, after = (reduce(_added, (_spread(_values(pair[i]), limit) for pair in pairs)) for i in (0, 1))
+    return Histogram(limit, before, after)
 
 
-def _histogram(before: Tensor, after: Tensor) -> Histogram:
-    some = before[before.isfinite() & (before != 0)]
-    limit = WITHIN * float(some.square().mean().sqrt()) if some.numel() else 1.0
-    limit = min(limit, float(some.abs().max())) if some.numel() else limit
-    return Histogram(limit, _spread(before, limit), _spread(after, limit))
+def _limit(weights: Sequence[Tensor]) -> float:
+    """`WITHIN` times the root mean square of what is not zero, or the largest where that is less."""
+    squares, count, largest = 0.0, 0, 0.0
+    for weight in weights:
+        some = _some(_values(weight))
+        squares, count = squares + float(some.double().square().sum()), count + some.numel()
+        largest = max(largest, float(some.abs().max()) if some.numel() else 0.0)
+    return min(WITHIN * (squares / count) ** 0.5, largest) if count else 1.0
+
+
+def _some(values: Tensor) -> Tensor:
+    return values[values.isfinite() & (values != 0)]
 
 
 def _spread(values: Tensor, limit: float) -> Spread:
-    some = values[values.isfinite() & (values != 0)]
+    some = _some(values)
     inside = some[some.abs() <= limit]
     counts = torch.histc(inside, BINS, -limit, limit).long().tolist()
     return Spread(values.numel(), int((values == 0).sum()), some.numel() - inside.numel(), tuple(counts))
+
+
+def _added(a: Spread, b: Spread) -> Spread:
+    counts = tuple(x + y for x, y in zip(a.counts, b.counts, strict=True))
+    return Spread(a.total + b.total, a.zeros + b.zeros, a.beyond + b.beyond, counts)

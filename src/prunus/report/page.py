@@ -14,7 +14,7 @@ from prunus.report import words
 from prunus.report.charts import Figure, choice, near, points_of, sampled, timings, tradeoff, weights
 from prunus.report.compared import at
 from prunus.report.draw import drawn
-from prunus.report.facts import Facts
+from prunus.report.facts import Facts, finite
 from prunus.report.glance import baseline_table, cards, subject_table
 from prunus.result import ZEROS
 
@@ -60,16 +60,6 @@ def embedded(value: Any) -> str:
     """
     text = json.dumps(finite(value), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def finite(value: Any) -> Any:
-    """Values as JSON can hold them: what is not finite becomes null."""
-    """Values as JSON can hold them: what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
 def _plotly() -> str:

@@ -32,16 +32,9 @@ ROUND_LR = 1e-3
 METRICS = ("params", "macs", "bytes", "latency_ms")
 
 
+@one_thread()
 def run(seed: int = 0, directory: str | Path | None = None, progress: Progress | None = None) -> Demo:
-    """Run the whole demonstration for one seed; the pruned model is saved to `directory`, where given.
-
-    All of it runs on one thread.
-    """
-    with one_thread():
-        return _run(seed, directory, progress)
-
-
-def _run(seed: int, directory: str | Path | None, progress: Progress | None) -> Demo:
+    """Run the whole demonstration for one seed; the pruned model is saved to `directory`, where given."""
     kept = None if directory is None else unfinished(directory)
     dense = digits.digits_cnn(seed=seed)
     named = renamed("train the dense network", progress)
