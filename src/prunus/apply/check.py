@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from prunus.apply.build import cut_one
 from prunus.apply.compare import REFUSALS, call, error_between, native_bound
+from prunus.apply.dependent import start_error, zeroed_error
+from prunus.apply.double import ACCEPTED, Lookup, double, doubled, doubled_inputs
 from prunus.apply.redraw import redraw_inputs, redrawer
+from prunus.apply.zeroed import another_batch, zeroed
 from prunus.errors import ProofError
 from prunus.graph.fit import fit, fit_constants, lifted, without_draws
 from prunus.graph.graph import Graph, Mode
@@ -18,12 +21,11 @@ from prunus.graph.interpret import GraphModel, Outside, execute
 from prunus.graph.nest import input_tensors, with_tensors
 from prunus.graph.private import adopt_plain_tensors, private_copy, state_of
 from prunus.graph.reference import Reference
-from prunus.graph.width import Keep, mask_of
+from prunus.graph.axes import Axes
+from prunus.graph.width import Keep, mask_of, touched
 from prunus.plan import Plan
 from prunus.types import Inputs
 
-ACCEPTED = 1e-9
-"""Relative error accepted in float64."""
 CONTROL = 1000.0
 """A wrong model must be off by at least this many times the error accepted."""
 _DRAWS = 4
@@ -32,9 +34,6 @@ _MANY = 6
 """So many samples more are tried where training mode computes statistics of too few."""
 _CAST = 1e-4
 """Relative error accepted where the user's module casts to float32 inside, which only our graph can lift."""
-
-Lookup = Callable[[str], Tensor]
-
 
 class Check:
     """Each method is one check; it notes its error and raises `ProofError` when that is too large."""
@@ -94,15 +93,15 @@ class Check:
 
     def zeroed(self, small: nn.Module) -> None:
         """Against the user's module with the removed units zeroed, at another batch size; exact groups only."""
+        if self.graph.depends:
+            return self._note("zeroed", *zeroed_error(self.model, small, self.plan))
         if isinstance(self.model, GraphModel) or not all(group.exact for group in self.cut_groups):
             return
-        zeroed = private_copy(self.model, share=False)
-        adopt_plain_tensors(zeroed)
-        zero_removed(zeroed, self.graph, self.keep, self.alive)
+        plain = zeroed(self.model, self.graph, self.keep, self.alive)
         program = self.graph.eval.program
         casts = any(a is not b for a, b in zip(program.nodes, lifted(program).nodes, strict=True))
-        double = (private_copy(zeroed, share=False).double(), doubled_inputs, _CAST if casts else ACCEPTED)
-        for module, cast, accepted in (double, (zeroed, Inputs.of, native_bound(zeroed))):
+        double = (private_copy(plain, share=False).double(), doubled_inputs, _CAST if casts else ACCEPTED)
+        for module, cast, accepted in (double, (plain, Inputs.of, native_bound(plain))):
             for example in (another_batch(self.graph), self.graph.inputs):
                 try:
                     expected = call(module, cast(example), self.graph)
@@ -116,6 +115,8 @@ class Check:
         """The returned module against its graph, at its own dtype."""
         if isinstance(small, GraphModel):
             return
+        if self.graph.depends:
+            return self._note("module", start_error(small, self.plan), native_bound(small))
         state = state_of(small).tensors
         program = fit(self.graph, self.graph.eval, self.keep)
         for example in self.graph.examples:
@@ -152,7 +153,16 @@ class Check:
     def _reference(self, mode: Mode, example: Inputs, state: Lookup) -> list[Tensor]:
         program = without_draws(lifted(fit(self.graph, mode, self.alive)))
         torch.manual_seed(0)  # what is drawn all the same is drawn alike
-        return execute(program, self._outside(example, state, self.alive), Reference(mode, self.keep, self.alive))
+        whole = execute(program, self._outside(example, state, self.alive), Reference(mode, self.keep, self.alive))
+        return [self._stays(t, mode.inferred.of(name)) for t, name in zip(whole, program.outputs, strict=True)]
+
+    def _stays(self, result: Tensor, axes: Axes) -> Tensor:
+        """The part of a result that stays: all of it, unless the path goes on from there by values."""
+        for dim, axis in enumerate(axes):
+            if touched(axis, self.keep):
+                stays = mask_of(axis, self.keep)[mask_of(axis, self.alive)]
+                result = result.index_select(dim, stays.nonzero().flatten().to(result.device))
+        return result
 
     def _small(self, mode: Mode, example: Inputs, state: Lookup, keep: Keep | None = None) -> list[Tensor]:
         keep = self.keep if keep is None else keep
@@ -187,38 +197,6 @@ class Check:
             f"Groups cut: {names}. Most likely an operation of the model is misread: skip the groups one by one to "
             "find which, and please report the model."
         )
-
-
-def double(tensor: Tensor) -> Tensor:
-    """A tensor of its own: float64 where it is floating."""
-    return tensor.detach().to(torch.float64, copy=True) if tensor.dtype.is_floating_point else tensor.detach().clone()
-
-
-def doubled(state: dict[str, Tensor]) -> Lookup:
-    return lambda name: double(state[name])
-
-
-def doubled_inputs(example: Inputs) -> Inputs:
-    return with_tensors(example, {path: double(t) for path, t in input_tensors(example).items()})
-
-
-def another_batch(graph: Graph, more: int = 1) -> Inputs:
-    """The traced inputs with `more` samples, where the batch is free (no unknown operation fixes it)."""
-    batch = {leaf for leaf, (_, dim) in graph.leaves.moving.items() if dim == 0}
-    tensors = input_tensors(graph.inputs)
-    if graph.unruled or not batch or any(t.ndim == 0 for t in tensors.values()):
-        return graph.inputs
-    return with_tensors(graph.inputs, {path: torch.cat([t, *[t[:1]] * more]) for path, t in tensors.items()})
-
-
-def zero_removed(model: nn.Module, graph: Graph, keep: Keep, alive: Keep) -> None:
-    """Zero, in place, every floating state slice of the units that go."""
-    state = state_of(model).tensors
-    for name, axes in graph.state_axes.items():
-        for dim, axis in enumerate(axes if state[name].dtype.is_floating_point else ()):
-            gone = ~mask_of(axis, keep)[mask_of(axis, alive)]
-            if bool(gone.any()):
-                state[name].detach().index_fill_(dim, gone.nonzero().flatten().to(state[name].device), 0)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

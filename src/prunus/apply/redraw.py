@@ -55,16 +55,16 @@ def _biases(graph: Graph) -> set[str]:
     return found
 
 
-def redraw_inputs(inputs: Inputs) -> Inputs:
+def redraw_inputs(inputs: Inputs, seed: int = 0) -> Inputs:
     """Floating inputs drawn anew; integer ones cannot be, so their values change places along the last dimension."""
-    tensors = {path: _redraw(t) for path, t in input_tensors(inputs).items()}
+    tensors = {path: _redraw(t, seed) for path, t in input_tensors(inputs).items()}
     return with_tensors(inputs, tensors)
 
 
-def _redraw(tensor: Tensor) -> Tensor:
-    random = torch.Generator().manual_seed(tensor.shape[-1] if tensor.ndim else 0)
+def _redraw(tensor: Tensor, seed: int) -> Tensor:
+    random = torch.Generator().manual_seed((tensor.shape[-1] if tensor.ndim else 0) + seed)
     if tensor.dtype.is_floating_point:
-        return torch.randn(tensor.shape, generator=random, dtype=torch.float64).to(tensor.device)
+        return torch.randn(tensor.shape, generator=random, dtype=tensor.dtype).to(tensor.device)
     if not tensor.ndim:
         return tensor.clone()
     return tensor[..., torch.randperm(tensor.shape[-1], generator=random).to(tensor.device)]

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from prunus.apply.build import graph_model
 from prunus.apply.compare import REFUSALS, agrees, error_between, native_bound
+from prunus.apply.dependent import cut_by_values
 from prunus.apply.surgery import candidates
 from prunus.apply.verify import verify as prove
 from prunus.errors import PlanError, TraceError
-from prunus.graph.capture import Program, capture
+from prunus.graph.capture import capture
 from prunus.graph.fit import fit_constants, without_draws
 from prunus.graph.interpret import GraphModel, Outside, execute
 from prunus.graph.nest import input_tensors
 from prunus.graph.private import adopt_plain_tensors, private_copy, state_of, unwrap
+from prunus.graph.program import Program
 from prunus.plan import Plan
 from prunus.score import check_shapes
 from prunus.types import Inputs
@@ -34,12 +36,16 @@ def shrink(model: nn.Module, plan: Plan, *, verify: bool = True) -> nn.Module:
     model = unwrap(model)
     _refuse_zeros(plan)
     check_shapes(model, plan.groups)
-    made = graph_model(plan.graph, model, plan.left, plan.groups.alive)
-    small = None if isinstance(model, GraphModel) else _cut_class(model, made, plan)
-    small = made if small is None else small
+    small = cut_by_values(model, plan) if plan.graph.depends else _cut(model, plan)
     if verify:
         prove(model, small, plan)
     return small
+
+
+def _cut(model: nn.Module, plan: Plan) -> nn.Module:
+    made = graph_model(plan.graph, model, plan.left, plan.groups.alive)
+    small = None if isinstance(model, GraphModel) else _cut_class(model, made, plan)
+    return made if small is None else small
 
 
 def _refuse_zeros(plan: Plan) -> None:

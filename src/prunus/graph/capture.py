@@ -1,15 +1,18 @@
-"""Capture a model's call as one flat list of ATen operations, without computing anything.
+"""Capture a model's call as one flat list of ATen operations, where possible without computing anything.
 
 `make_fx` runs the private copy on fake tensors (shapes only), before autograd and with gradients enabled, which keeps
-readable operations (`linear`, `conv2d`, `layer_norm`, `scaled_dot_product_attention`, `view`).
+readable operations (`linear`, `conv2d`, `layer_norm`, `scaled_dot_product_attention`, `view`). Where the model refuses
+shapes alone, because its path depends on values, it runs on the example itself.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path as File
 from typing import Any
 
 import torch
@@ -19,24 +22,17 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from prunus.errors import TraceError
+from prunus.graph.caches import caches_restored
+from prunus.graph.dependent import value_read
 from prunus.graph.nest import Path, Spec, input_tensors, take_outputs, with_tensors
 from prunus.graph.node import Meta, Node, Out, Ref
 from prunus.graph.private import State, on_each_call, slots_of
+from prunus.graph.program import Program
 from prunus.types import Inputs
 
 _OVERLOAD = type(torch.ops.aten.relu.default)
 _LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.proxy_tensor")
 """Loggers that print a traceback of torch's own for an error that `capture` explains."""
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """A captured call: its nodes in order, the nodes that are its results, and how those nest."""
-
-    nodes: tuple[Node, ...]
-    outputs: tuple[str, ...]
-    spec: Spec
-    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +48,7 @@ def capture(
 ) -> Captured:
     """Capture one call of a private copy in eval or train mode.
 
-    Raises `TraceError` when the model refuses the inputs, or branches on the values of tensors.
+    Raises `TraceError` when the model refuses the inputs, or calls what cannot be followed.
     """
     model.train(training)
     tensors = input_tensors(inputs)
@@ -71,14 +67,8 @@ def capture(
 
     with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta(), quieted(_LOUD):
         try:
-            trace = make_fx(
-                call,
-                tracing_mode="fake",
-                pre_dispatch=True,
-                _allow_non_fake_inputs=True,  # tables held in lists or globals
-                _error_on_data_dependent_ops=False,
-            )
-            module = trace(*values)
+            with caches_restored(model):
+                module, refusal = _traced(call, values)
         except TraceError:
             raise
         except Exception as error:
@@ -86,7 +76,41 @@ def capture(
     spec, skipped = taken[-1]
     mode = "train" if training else "eval"
     keys = [("state", name) for name in state.tensors] + [("input", path) for path in tensors]
-    return _read(module, mode, keys, spec, skipped)
+    captured = _read(module, mode, keys, spec, skipped)
+    return captured if refusal is None else _depending(captured, refusal)
+
+
+def _traced(call: Callable[..., Any], values: Sequence[Tensor]) -> tuple[fx.GraphModule, Exception | None]:
+    """The call on shapes alone; where it refuses these, on the values themselves, with the reason it gave."""
+    try:
+        return _make(call, "fake")(*values), None
+    except TraceError:
+        raise
+    except Exception as refusal:  # noqa: BLE001
+        own = [v if isinstance(v, nn.Parameter) else v.clone() for v in values]
+        return _make(call, "real")(*own), refusal
+
+
+def _make(call: Callable[..., Any], mode: str) -> Callable[..., fx.GraphModule]:
+    return make_fx(
+        call,
+        tracing_mode=mode,
+        pre_dispatch=True,
+        _allow_non_fake_inputs=True,  # tables held in lists or globals
+        _error_on_data_dependent_ops=False,
+    )
+
+
+def _depending(captured: Captured, refusal: Exception) -> Captured:
+    """Say of a program that was captured on values where it depends on them, if it does."""
+    read = value_read(captured.program)
+    if read is None:  # it only met an operation that does not run on shapes
+        return captured
+    frames = traceback.extract_tb(refusal.__traceback__)
+    line = next((f for f in reversed(frames) if "/torch/" not in f.filename and f.line), None)
+    where = f" ({File(line.filename).name}:{line.lineno}: {line.line})" if line else ""
+    depends = f"{read.op} in module {read.module or '(root)'!r} reads values{where}"
+    return replace(captured, program=replace(captured.program, depends=depends))
 
 
 @contextmanager

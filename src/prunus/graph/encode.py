@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from prunus.errors import ArtifactError
-from prunus.graph.capture import Program
 from prunus.graph.node import Node, Ref, overload, signature
+from prunus.graph.program import Program
 from prunus.graph.rules import RULES
 
 _WITHOUT_RULE = set(

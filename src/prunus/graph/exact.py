@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prunus.graph.axes import Atom, Axes
-from prunus.graph.capture import Program
 from prunus.graph.infer import Inferred
 from prunus.graph.node import Node, Ref, find_refs
+from prunus.graph.program import Program
 from prunus.graph.see import Place
 
 _ZERO_AT_ZERO = set(

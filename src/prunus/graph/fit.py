@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from prunus.graph.axes import Atom
-from prunus.graph.capture import Program
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.node import Meta, Node, find_refs, signature
+from prunus.graph.program import Program
 from prunus.graph.see import Place
 from prunus.graph.width import Keep, Size, counts, cut_tensor, length, size_of
 
@@ -23,10 +23,13 @@ _MADE = set("zeros ones full empty rand randn arange scalar_tensor new_zeros new
 
 
 def fit(graph: Graph, mode: Mode, keep: Keep) -> Program:
-    """The program of `mode` with every size as it is once only `keep` stays; nodes nothing reads are left out."""
+    """The program of `mode` with every size as it is once only `keep` stays; nodes nothing reads are left out.
+
+    Where its path depends on values, the part before that: the rest holds for the traced inputs alone.
+    """
     kept = counts(keep)
-    nodes = [_fit_node(node, mode, kept, graph.leaves.moving) for node in mode.program.nodes]
-    return replace(mode.program, nodes=_used(nodes, mode.program.outputs))
+    nodes = [_fit_node(node, mode, kept, graph.leaves.moving) for node in mode.proven.nodes]
+    return replace(mode.proven, nodes=_used(nodes, mode.proven.outputs))
 
 
 def fit_constants(graph: Graph, keep: Keep) -> dict[str, Tensor]:

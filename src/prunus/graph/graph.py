@@ -10,9 +10,10 @@ from functools import cached_property
 from torch import Tensor
 
 from prunus.graph.axes import Atom, Axes
-from prunus.graph.capture import Program
+from prunus.graph.dependent import before, value_read
 from prunus.graph.infer import Inferred, Unruled
 from prunus.graph.node import Meta
+from prunus.graph.program import Program
 from prunus.graph.width import positions
 from prunus.types import Inputs
 
@@ -23,6 +24,12 @@ class Mode:
 
     program: Program
     inferred: Inferred
+
+    @cached_property
+    def proven(self) -> Program:
+        """The part of the program that holds for every input: all of it, or what comes before it depends on values."""
+        read = value_read(self.program) if self.program.depends else None
+        return self.program if read is None else before(self.program, read)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +79,11 @@ class Graph:
         return (self.eval,) if self.train is None else (self.eval, self.train)
 
     @property
+    def depends(self) -> str:
+        """Where the path of a call depends on values; empty where it does not."""
+        return self.eval.program.depends
+
+    @property
     def unruled(self) -> tuple[Unruled, ...]:
         """Operations without a rule; what they touch is fixed."""
         return tuple(u for mode in self.modes for u in mode.inferred.unruled)
@@ -111,13 +123,15 @@ class Graph:
         digest = hashlib.sha256()
         for name, meta in self.state.items():
             digest.update(f"{name}{meta.shape}".encode())
-        for node in self.eval.program.nodes:
+        for node in self.eval.proven.nodes:
             digest.update(f"{node.op}<{[r.name for r in node.refs()]}".encode())
         return digest.hexdigest()
 
     def __str__(self) -> str:
         nodes = sum(node.op.startswith("aten.") for node in self.eval.program.nodes)
         lines = [f"{self.model_class}: {nodes} operations, {len(self.state)} state tensors"]
+        if self.depends:
+            lines.append(f"the path depends on values: {self.depends}")
         if self.unruled:
             lines.append(f"operations without a rule: {', '.join(sorted({u.op for u in self.unruled}))}")
         if self.unreached:

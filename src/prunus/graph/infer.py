@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from prunus.graph.axes import Algebra, Axes, Axis, fresh
-from prunus.graph.capture import Program
 from prunus.graph.node import Meta, Node, Out, Ref, find_refs, overload
+from prunus.graph.program import Program
 from prunus.graph.rules import find_rule
 from prunus.graph.see import Note, Place, See, Value
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import TraceError
-from prunus.graph.capture import Program
 from prunus.graph.nest import Path, input_settings, input_tensors, put_outputs
 from prunus.graph.node import Node, Ref, overload
+from prunus.graph.program import Program
 from prunus.types import Inputs
 
 Call = Callable[[Node, list[Any], dict[str, Any]], Any]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from prunus.graph.axes import Atom
-from prunus.graph.capture import Program
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.interpret import operate
 from prunus.graph.node import Node, Ref, find_refs, overload
+from prunus.graph.program import Program
 from prunus.graph.see import Place, Read
 from prunus.graph.still_rules import RULES, Fact, Operand, draws, fact_of, plain
 from prunus.graph.width import positions

@@ -28,7 +28,9 @@ def trace(model: nn.Module, inputs: Any, *, outputs: Sequence[str] | None = None
     these; all are used in proofs, the first is traced. Examples of batch one are traced at batch two where the model
     allows, so that the batch stays free. `outputs` selects entries of a mapping result. The model is not touched.
 
-    Raises `TraceError` when the model refuses the inputs, branches on values, or draws random numbers in eval mode.
+    A model whose path depends on values (detectors) is traced on the example itself and marked: `Graph.depends`.
+
+    Raises `TraceError` when the model refuses the inputs, or draws random numbers in eval mode.
 
     >>> graph = trace(torch.nn.Linear(4, 3), torch.randn(2, 4))
     >>> graph.state_axes["weight"]
@@ -43,7 +45,7 @@ def trace(model: nn.Module, inputs: Any, *, outputs: Sequence[str] | None = None
     state = state_of(mine)
     first, evaluated = _capture_eval(mine, state, examples[0], outputs)
     trained, train_error = _capture_train(mine, state, first, outputs)
-    for number, example in enumerate(examples[1:], 2):
+    for number, example in enumerate(examples[1:] if not evaluated.program.depends else (), 2):
         _check_alike(number, mine, state, example, outputs, evaluated)
     graph = _infer(type(model).__name__, state, plain, examples, first, evaluated, trained, train_error)
     return replace(graph, integers=integers_of(model))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.graph.capture import Program
 from prunus.graph.fit import with_argument
 from prunus.graph.interpret import GraphModel
 from prunus.graph.node import Node, Ref
+from prunus.graph.program import Program
 from prunus.graph.see import Place
 from prunus.types import Batch
 

@@ -22,7 +22,7 @@ RULES: dict[str, Callable[..., Any]] = {
 
 
 def find_rule(op: str) -> Callable[..., Any] | None:
-    """The rule of `aten.relu_.default` is that of `relu`.
+    """The rule of `aten.relu_.default` is that of `relu`; operations of other libraries have theirs by their full name.
 
     >>> find_rule("aten.relu_.default") is find_rule("aten.gelu.default")
     True
@@ -30,6 +30,6 @@ def find_rule(op: str) -> Callable[..., Any] | None:
     namespace, _, rest = op.partition(".")
     name, _, overload = rest.partition(".")
     if namespace != "aten":
-        return None
+        return RULES.get(f"{namespace}.{name}")
     plain = name if name in RULES or name.startswith("__") else name.removesuffix("_")
     return RULES.get(f"{plain}.{overload}") or RULES.get(plain)

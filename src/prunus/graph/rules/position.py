@@ -89,6 +89,19 @@ def gather(see: See, self: Value, dim: int, index: Value, **_: Any) -> Axes:
     return tuple(map(like, index.axes))
 
 
+def places(see: See, **args: Any) -> None:
+    """`where` of a condition alone, as `nonzero`: as many places as the values say."""
+
+
+def regions(see: See, input: Value, rois: Value, **_: Any) -> Axes:
+    """`torchvision.roi_align`: (n, c, h, w) and (k, 5) -> (k, c, height, width)."""
+    for axis in (*input.axes[-2:], *rois.axes):
+        see.fix(axis, "a region is pooled")
+    spatial = (see.fixed(s, "position in a feature map") for s in see.shape[-2:])
+    see.fix(input.axes[0], "regions are taken by index")
+    return (like(rois.axes[0]), like(input.axes[1]), *spatial)
+
+
 _SOFTMAX = ("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
 _SCAN = ("cumsum", "cumprod", "flip", "roll", "triu", "tril", "logcumsumexp")
 _STATISTIC = (
@@ -115,6 +128,8 @@ RULES = {
     **dict.fromkeys(_SCAN, along("its order counts")),
     **dict.fromkeys(_STATISTIC, reduce_along),
     "embedding": embedding,
+    "where.default": places,
+    "torchvision.roi_align": regions,
     "index": index,
     "index_select": index_select,
     "gather": gather,
