@@ -4,7 +4,7 @@ PIP := .venv/bin/python -m pip install -q --disable-pip-version-check -c constra
 # pyright's wrapper would otherwise ask at each run whether there is a newer pyright.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs clean bench-coverage
 
 demo: .venv/.demo ## train, prune, recover and measure a small network
 	.venv/bin/prunus run digits
@@ -22,6 +22,12 @@ docs: .venv/.docs ## the site, into site/; a warning is an error
 	.venv/bin/python docs/build.py
 	.venv/bin/zensical build --clean --strict
 	! grep -rnE '<(script|img|iframe)[^>]*src="?(https?:)?//|<link[^>]*href="?(https?:)?//' site --include='*.html'
+
+# Hours on one core; a killed run goes on where it was. Torch-Pruning comes with the second tool, see benchmarks/README.md.
+bench-coverage: .venv/.test ## which models can be pruned: every row, then docs/coverage.md
+	$(PIP) diffusers
+	.venv/bin/python benchmarks/coverage.py --resume
+	.venv/bin/python benchmarks/coverage.py --into benchmarks/results/coverage.json --table docs/coverage.md
 
 clean:
 	rm -rf .venv .cache build site .pytest_cache .ruff_cache .hypothesis dist

@@ -1,8 +1,8 @@
 """torchvision's models, also where its compiled operators do not fit the installed torch.
 
 Its published wheels are built for CUDA. Beside a CPU build of torch their library cannot be loaded, and importing
-torchvision then fails while it registers shapes for operators that do not exist. The classification models use none
-of them, so declaring their schemas is enough. Write `from vision import models`.
+torchvision then fails while it registers shapes for operators that do not exist. Declaring their schemas is enough for
+most models; the detectors call two of them, which are given kernels in Python. Write `from vision import models`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -46,6 +48,34 @@ def declare_missing() -> torch.library.Library | None:
     return library
 
 
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """The boxes that no box of a higher score covers by more than the threshold, highest score first."""
+    order = scores.argsort(descending=True, stable=True)
+    ops = importlib.import_module("torchvision.ops")
+    covers = ops.box_iou(boxes[order], boxes[order]) > iou_threshold
+    alive = torch.ones(len(order), dtype=torch.bool)
+    for place in range(len(order)):
+        if alive[place]:
+            alive[place + 1 :] &= ~covers[place, place + 1 :]
+    return order[alive]
+
+
+def roi_align(*args: object) -> Tensor:
+    """torchvision's own version in Python, without the compilation that it asks for."""
+    return sys.modules["torchvision.ops.roi_align"]._roi_align.__wrapped__(*args)
+
+
+def give_kernels(library: torch.library.Library) -> None:
+    """Kernels for what the detectors call; torchvision then no longer takes its operators for missing."""
+    for kernel in (nms, roi_align):
+        library.impl(kernel.__name__, kernel, "CPU")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torchvision.ops."):
+            vars(module).update(_assert_has_ops=lambda: None, _has_ops=lambda: True)
+
+
 load_compiled()
 declared = declare_missing()
 models = importlib.import_module("torchvision.models")
+if declared is not None:
+    give_kernels(declared)

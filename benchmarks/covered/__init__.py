@@ -1,0 +1,1 @@
+"""What `benchmarks/coverage.py` is made of: the models, the two pruners, and a check that trusts neither."""
