@@ -84,7 +84,7 @@ def _bundle(groups: Groups, tied: Sequence[Group], scores: Mapping[str, Tensor],
     size = tied[0].size
     assert isinstance(groups.pattern, Channel)
     step = lcm(*(groups.pattern.step(g.width if g.kind in ("head", "kv_head", "conv_group") else 1) for g in tied))
-    return Bundle(tuple(tied), ranked, size, step, max(1, ceil(keep_at_least * size - 1e-9)))
+    return Bundle(tuple(tied), ranked, size, step, max(*(g.least for g in tied), 1, ceil(keep_at_least * size - 1e-9)))
 
 
 def _choices(bundles: Sequence[Bundle], scope: str, budget: Budget) -> tuple[int, Choose]:

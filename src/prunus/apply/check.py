@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +12,14 @@ from prunus.apply.double import ACCEPTED, Lookup, double, doubled, doubled_input
 from prunus.apply.redraw import redraw_inputs, redrawer
 from prunus.apply.zeroed import another_batch, zeroed
 from prunus.errors import ProofError
+from prunus.graph.axes import Axes
 from prunus.graph.fit import fit, fit_constants, lifted, without_draws
-from prunus.graph.graph import Graph, Mode
+from prunus.graph.graph import Mode
 from prunus.graph.groups import Group
 from prunus.graph.interpret import GraphModel, Outside, execute
-from prunus.graph.nest import input_tensors, with_tensors
-from prunus.graph.private import adopt_plain_tensors, private_copy, state_of
+from prunus.graph.nest import input_tensors
+from prunus.graph.private import private_copy, state_of
 from prunus.graph.reference import Reference
-from prunus.graph.axes import Axes
 from prunus.graph.width import Keep, mask_of, touched
 from prunus.plan import Plan
 from prunus.types import Inputs
@@ -34,6 +32,7 @@ _MANY = 6
 """So many samples more are tried where training mode computes statistics of too few."""
 _CAST = 1e-4
 """Relative error accepted where the user's module casts to float32 inside, which only our graph can lift."""
+
 
 class Check:
     """Each method is one check; it notes its error and raises `ProofError` when that is too large."""

@@ -56,7 +56,7 @@ class Axis:
 
 
 Axes: TypeAlias = tuple[Axis, ...]
-Kind = Literal["fixed", "inexact", "trunk", "head", "head_dim", "conv_group"]
+Kind = Literal["fixed", "inexact", "weighed", "trunk", "head", "head_dim", "conv_group", "expert"]
 
 
 def resolve(parts: Iterable[Atom]) -> tuple[Atom, ...]:
@@ -110,6 +110,8 @@ class Algebra:
     facts: list[Fact] = field(default_factory=list[Fact])
     together: list[Axes] = field(default_factory=list[Axes])
     """Axes that the code needs to stay equally long."""
+    least: list[tuple[Axis, int]] = field(default_factory=list[tuple[Axis, int]])
+    """Axes that need so many indices at least."""
 
     def say(self, axis: Axis, kind: Kind, reason: str) -> None:
         self.facts.append(Fact(axis, kind, reason))
@@ -123,7 +125,7 @@ class Algebra:
                 self._merge(x, y)
                 continue
             big, small, rest = (x, y, left) if x.size > y.size else (y, x, right)
-            halves = self.split(big, small.size) if big.size % small.size == 0 else None
+            halves = self.split(big, small.size) if small.size and big.size % small.size == 0 else None
             if halves is None:
                 self.say(a, "fixed", why)
                 self.say(b, "fixed", why)
@@ -223,7 +225,7 @@ class Algebra:
         pending = list(reversed(product(axes).atoms))
         made: list[Axis] = []
         for size in shape:
-            taken = self._take(pending, size)
+            taken = self._take(pending, size) if 0 not in shape else None
             if taken is None:
                 for axis in (*axes, *made):
                     self.say(axis, "fixed", "a view re-factors it in a way its atoms do not allow")

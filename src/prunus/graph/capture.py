@@ -28,6 +28,7 @@ from prunus.graph.nest import Path, Spec, input_tensors, take_outputs, with_tens
 from prunus.graph.node import Meta, Node, Out, Ref
 from prunus.graph.private import State, on_each_call, slots_of
 from prunus.graph.program import Program
+from prunus.graph.shapes import shapes_known
 from prunus.types import Inputs
 
 _OVERLOAD = type(torch.ops.aten.relu.default)
@@ -67,7 +68,7 @@ def capture(
 
     with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta(), quieted(_LOUD):
         try:
-            with caches_restored(model):
+            with caches_restored(model), shapes_known():
                 module, refusal = _traced(call, values)
         except TraceError:
             raise

@@ -13,7 +13,7 @@ from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.node import Meta, Node, find_refs, signature
 from prunus.graph.program import Program
-from prunus.graph.see import Place
+from prunus.graph.see import Note, Place
 from prunus.graph.width import Keep, Size, counts, cut_tensor, length, size_of
 
 _OPTIONS = ("dtype", "layout", "device", "pin_memory")
@@ -43,15 +43,19 @@ def _fit_node(node: Node, mode: Mode, kept: Mapping[Atom, int], moving: Mapping[
         return node
     for place, axis in note.sizes.items():
         size = size_of(axis, kept, moving)
-        node = with_argument(node, place, _minus(size) if place in note.minus else size)
+        node = with_argument(node, place, _said(size, place, note))
     for name, (axis, value) in note.defaults.items():
         if length(axis, kept) != axis.size:
             node = with_argument(node, Place(name), value)
     return node
 
 
-def _minus(size: Size) -> Size:
-    return -size if isinstance(size, int) else {"times": [-1, size]}
+def _said(size: Size, place: Place, note: Note) -> Size:
+    """What an argument says of a size: the size, minus it, or a number less."""
+    if place in note.minus:
+        size = -size if isinstance(size, int) else {"times": [-1, size]}
+    less = note.less.get(place, 0)
+    return size if not less else size - less if isinstance(size, int) else {"plus": [size, -less]}
 
 
 def with_argument(node: Node, place: Place, value: Any) -> Node:

@@ -44,6 +44,8 @@ class Leaves:
     together: tuple[tuple[Atom, ...], ...]
     consumed: set[tuple[str, Atom]]
     """(state name, leaf) where that state reads the leaf: the in-channels of a weight."""
+    least: dict[Atom, int]
+    """Leaves of which so many units must stay: a router that chooses k experts needs k."""
 
 
 @dataclass(frozen=True, eq=False)

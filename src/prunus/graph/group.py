@@ -77,6 +77,7 @@ def _find(graph: Graph) -> list[Group]:
             why=graph.leaves.inexact.get(leaf, ""),
             width=_width(graph, leaf, owned),
             leaf=leaf,
+            least=graph.leaves.least.get(leaf, 1),
         )
         for leaf, owned in members.items()
     ]

@@ -19,7 +19,7 @@ from prunus.graph.grid import Grid
 from prunus.graph.width import Keep, mask_of, touched
 from prunus.patterns import Channel, Pattern
 
-KINDS = ("channel", "head", "kv_head", "head_dim", "conv_group", "trunk", "element", "block")
+KINDS = ("channel", "head", "kv_head", "head_dim", "conv_group", "expert", "trunk", "element", "block")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,8 @@ class Group:
     width: int
     leaf: Atom = field(repr=False)
     grid: Grid | None = None
+    least: int = 1
+    """So many units must stay: a router that chooses k experts needs k."""
 
     @property
     def producers(self) -> tuple[Member, ...]:

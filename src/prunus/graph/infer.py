@@ -11,7 +11,8 @@ from torch import Tensor
 from prunus.graph.axes import Algebra, Axes, Axis, fresh
 from prunus.graph.node import Meta, Node, Out, Ref, find_refs, overload
 from prunus.graph.program import Program
-from prunus.graph.rules import find_rule
+from prunus.graph.rules import find_rule, moves, routes
+from prunus.graph.rules.pointwise import tensors_in
 from prunus.graph.see import Note, Place, See, Value
 
 
@@ -52,6 +53,8 @@ def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Al
         elif node.op == "getitem":
             source = node.args[0].name
             walk.axes[node.name] = (walk.axes[source][node.args[1]],)
+            if (source, node.args[1]) in walk.pointing:
+                walk.pointing[node.name, 0] = walk.pointing[source, node.args[1]]
             if source in walk.roots:
                 walk.roots[node.name] = walk.roots[source]
         else:
@@ -60,6 +63,8 @@ def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Al
     for name in program.outputs:
         for axis in walk.axes[name][0]:
             algebra.say(axis, "fixed", "an output of the model")
+        if (name, 0) in walk.pointing:
+            algebra.say(walk.pointing[name, 0], "fixed", "indices of it are an output of the model")
     return Inferred(walk.axes, walk.notes, walk.roots, walk.live, tuple(walk.unruled))
 
 
@@ -87,6 +92,8 @@ class _Walk:
         self.notes: dict[str, Note] = {}
         self.unruled: list[Unruled] = []
         self.roots: dict[str, frozenset[str]] = {}
+        self.pointing: dict[tuple[str, int], Axis] = {}
+        """(node, which result) -> the axis that its entries are indices of."""
 
     def visit(self, node: Node) -> None:
         outs = _metas(node.out)
@@ -114,17 +121,29 @@ class _Walk:
             return None
         bound = {name: self._value(Place(name), value) for name, value in node.bound().items()}
         made = rule(see, **bound)
+        self._follow(see, node, bound)
         for place, axis in see.note.sizes.items():
             given = bound[place.arg] if place.index is None else bound[place.arg][place.index]
-            size = -axis.size if place in see.note.minus else axis.size
+            size = (-axis.size if place in see.note.minus else axis.size) - see.note.less.get(place, 0)
             assert given == size, f"{node.op} ({node.name}): rule says {place} is {size}, captured {given}"
         return made if made is None or _is_many(made) else (made,)
+
+    def _follow(self, see: See, node: Node, bound: dict[str, Any]) -> None:
+        """Indices stay indices where they are only moved; used as numbers, they fix what they point to."""
+        pointing = [value for value in tensors_in(bound) if value.points is not None]
+        if pointing and moves(node.op):
+            see.note.points[0] = pointing[0].points or Axis()
+        elif not routes(node.op):
+            for value in pointing:
+                see.numbers(value)
+        self.pointing.update({(node.name, index): axis for index, axis in see.note.points.items()})
 
     def _value(self, place: Place, value: Any) -> Any:
         if isinstance(value, Ref):
             meta = self.out[value.name]
             assert isinstance(meta, Meta)
-            return Value(place, meta, self.axes[value.name][0], value.name in self.roots)
+            points = self.pointing.get((value.name, 0))
+            return Value(place, meta, self.axes[value.name][0], value.name in self.roots, points)
         if isinstance(value, list):
             items: list[Any] = value
             return [self._value(Place(place.arg, i), v) if isinstance(v, Ref) else v for i, v in enumerate(items)]

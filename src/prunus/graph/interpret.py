@@ -13,6 +13,7 @@ from prunus.errors import TraceError
 from prunus.graph.nest import Path, input_settings, input_tensors, put_outputs
 from prunus.graph.node import Node, Ref, overload
 from prunus.graph.program import Program
+from prunus.graph.wide import WIDE
 from prunus.types import Inputs
 
 Call = Callable[[Node, list[Any], dict[str, Any]], Any]
@@ -67,7 +68,9 @@ def execute(program: Program, outside: Outside, call: Call | None = None) -> lis
 
 
 def operate(node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Compute a node by its own operation."""
+    """Compute a node by its own operation, or as that does it where it knows no float64."""
+    if node.op in WIDE and args[0].dtype == torch.float64:
+        return WIDE[node.op](*args, **kwargs)
     return overload(node.op)(*args, **kwargs)
 
 

@@ -10,12 +10,12 @@ from prunus.graph.graph import Graph
 
 
 def kinds_of(graph: Graph, leaves: Collection[Atom]) -> dict[Atom, str]:
-    """`head`, `kv_head`, `head_dim`, `conv_group`, `trunk`, else `channel`."""
+    """`expert`, `head`, `kv_head`, `head_dim`, `conv_group`, `trunk`, else `channel`."""
     tags = graph.leaves.tags
     outer = _outer_heads(graph)
     found: dict[Atom, str] = {}
     for leaf in leaves:
-        order = ("conv_group", "head", "head_dim", "trunk")
+        order = ("expert", "conv_group", "head", "head_dim", "trunk")
         kind = next((tag for tag in order if tag in tags.get(leaf, ())), "channel")
         found[leaf] = "kv_head" if kind == "head" and leaf in outer else kind
     return found

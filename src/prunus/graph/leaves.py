@@ -20,11 +20,12 @@ def gather(
     fixed: dict[Atom, str] = {}
     inexact: dict[Atom, str] = {}
     tags: dict[Atom, set[str]] = {}
+    routed = {leaf for fact in algebra.facts if fact.kind == "expert" for leaf in fact.axis.leaves()}
     for fact in algebra.facts:
         for leaf in fact.axis.leaves():
-            if fact.kind == "fixed":
+            if fact.kind == "fixed" or (fact.kind == "weighed" and leaf not in routed):
                 fixed.setdefault(leaf, fact.reason)
-            elif fact.kind == "inexact":
+            elif fact.kind == "weighed" or fact.kind == "inexact":
                 inexact.setdefault(leaf, fact.reason)
             else:
                 tags.setdefault(leaf, set()).add(fact.kind)
@@ -35,8 +36,12 @@ def gather(
         if leaf not in reached:
             fixed.setdefault(leaf, "no operation reads it with these inputs")
     _spread(fixed, together)
+    least: dict[Atom, int] = {}
+    for axis, count in algebra.least:
+        for leaf in axis.leaves():
+            least[leaf] = max(count, least.get(leaf, 1))
     consumed = {pair for mode in modes for pair in _consumed(mode)}
-    return Leaves(fixed, inexact, tags, moving, together, consumed)
+    return Leaves(fixed, inexact, tags, moving, together, consumed, least)
 
 
 def _spread(fixed: dict[Atom, str], together: Sequence[tuple[Atom, ...]]) -> None:

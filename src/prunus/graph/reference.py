@@ -1,13 +1,14 @@
 """The reference of proofs: the full-width program in which removed units count as zero wherever they are added up.
 
 Every contraction (linear, conv, matmul, sum, mean, norm, statistics of normalisation) reads removed indices as zero
-and counts only kept ones. What a smaller model computes must equal what this computes.
+and counts only kept ones; a router reads them as minus infinity. What a smaller model computes must equal what this
+computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Reference:
         self.masks = {
             node.name: masks for node in mode.program.nodes if (masks := _masks_of(node, mode.inferred, keep, alive))
         }
+        self.choosing = {name for name in self.masks if any(r.chooses for r in mode.inferred.notes[name].reads)}
 
     def __call__(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         masks = self.masks.get(node.name)
@@ -38,8 +40,9 @@ class Reference:
             return operate(node, args, kwargs)
         names, defaults = signature(node.op)
         bound = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        removed = -inf if node.name in self.choosing else 0.0
         for place, dims in masks.items():
-            _mask_argument(bound, place, dims)
+            _mask_argument(bound, place, dims, removed)
         name = node.op.split(".")[1]
         return _COUNTING[name](node, bound, masks) if name in _COUNTING else _operate_bound(node, bound)
 
@@ -61,10 +64,10 @@ def _source(bound: dict[str, Any], read: Read) -> Ref:
     return value if read.place.index is None else value[read.place.index]
 
 
-def _mask_argument(bound: dict[str, Any], place: Place, dims: dict[int, Tensor]) -> None:
+def _mask_argument(bound: dict[str, Any], place: Place, dims: dict[int, Tensor], removed: float) -> None:
     value = bound[place.arg] if place.index is None else bound[place.arg][place.index]
     for dim, mask in dims.items():
-        value = torch.where(_along(mask.to(value.device), dim, value.ndim), value, value.new_zeros(()))
+        value = torch.where(_along(mask.to(value.device), dim, value.ndim), value, value.new_full((), removed))
     if place.index is None:
         bound[place.arg] = value
     else:

@@ -19,12 +19,16 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor argument: where it stands, its shape, its axes, and whether it is made of state alone."""
+    """A tensor argument: where it stands, its shape, its axes, and whether it is made of state alone.
+
+    `points` is the axis that its entries are indices of, where they came from a choice among that axis.
+    """
 
     place: Place
     meta: Meta
     axes: Axes
     state: bool
+    points: Axis | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,11 +42,12 @@ class Value:
 @dataclass(frozen=True, eq=False)
 class Read:
     """The operation reads `place` along dimension `dim` and adds up over the axis `over`: what is removed of it must
-    count as zero."""
+    count as zero; or, where it chooses the largest, as minus infinity."""
 
     place: Place
     dim: int
     over: Axis
+    chooses: bool = False
 
 
 @dataclass
@@ -55,7 +60,11 @@ class Note:
     """Those of them that count from the back, so that they are minus that size."""
     defaults: dict[str, tuple[Axis, Any]] = field(default_factory=dict[str, "tuple[Axis, Any]"])
     """Arguments whose default depends on the size of an axis, with the value they had at full width."""
+    less: dict[Place, int] = field(default_factory=dict[Place, int])
+    """Those of them that are so much less than the size."""
     reads: list[Read] = field(default_factory=list[Read])
+    points: dict[int, Axis] = field(default_factory=dict[int, Axis])
+    """Which of the results are indices, and of what axis."""
     macs: tuple[Axis, ...] | None = None
     """Multiply-accumulates of the node: the product of the sizes of these axes."""
 
@@ -88,9 +97,11 @@ class See:
         self.fix(axis, reason)
         return axis
 
-    def size(self, arg: str, axis: Axis, index: int | None = None, *, minus: bool = False) -> None:
-        """The integer argument `arg` (or its entry `index`) is the size of `axis`, or minus it."""
+    def size(self, arg: str, axis: Axis, index: int | None = None, *, minus: bool = False, less: int = 0) -> None:
+        """The integer argument `arg` (or its entry `index`) is the size of `axis`, or minus it, or `less` than it."""
         self.note.sizes[Place(arg, index)] = axis
+        if less:
+            self.note.less[Place(arg, index)] = less
         if minus:
             self.note.minus.add(Place(arg, index))
 
@@ -102,6 +113,15 @@ class See:
         """`value` is contracted along `dims` (over the part `over` of them only, where given)."""
         for dim in dims:
             self.note.reads.append(Read(value.place, dim % value.ndim, over or value.axes[dim]))
+
+    def choose(self, value: Value, dim: int) -> None:
+        """The largest along `dim` count: what is removed of it must never be among them."""
+        self.note.reads.append(Read(value.place, dim % value.ndim, value.axes[dim], chooses=True))
+
+    def numbers(self, value: Value) -> None:
+        """The entries of `value` are used as numbers: what they point to must keep its numbering."""
+        if value.points is not None:
+            self.fix(value.points, "its indices are used as numbers")
 
     def contract(self, a: Value, i: int, b: Value, j: int) -> None:
         """`a` along `i` meets `b` along `j` in a sum of products."""

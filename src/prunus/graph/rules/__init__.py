@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prunus.graph.rules import contract, create, normalize, pointwise, position, shape
+from prunus.graph.rules import contract, create, normalize, pointwise, position, route, shape
 
 RULES: dict[str, Callable[..., Any]] = {
     **pointwise.RULES,
@@ -18,6 +18,7 @@ RULES: dict[str, Callable[..., Any]] = {
     **shape.RULES,
     **position.RULES,
     **create.RULES,
+    **route.RULES,
 }
 
 
@@ -31,5 +32,19 @@ def find_rule(op: str) -> Callable[..., Any] | None:
     name, _, overload = rest.partition(".")
     if namespace != "aten":
         return RULES.get(f"{namespace}.{name}")
-    plain = name if name in RULES or name.startswith("__") else name.removesuffix("_")
+    plain = _plain(name)
     return RULES.get(f"{plain}.{overload}") or RULES.get(plain)
+
+
+def moves(op: str) -> bool:
+    """Are indices given to this operation still indices in its result?"""
+    return _plain(op.split(".")[1]) in route.MOVES
+
+
+def routes(op: str) -> bool:
+    """Does the rule of this operation itself say what becomes of indices?"""
+    return _plain(op.split(".")[1]) in route.RULES
+
+
+def _plain(name: str) -> str:
+    return name if name in RULES or name.startswith("__") else name.removesuffix("_")

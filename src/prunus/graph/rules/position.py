@@ -7,7 +7,7 @@ from typing import Any
 
 from prunus.graph.axes import Axes, Axis, like
 from prunus.graph.rules.contract import reduced, remaining
-from prunus.graph.rules.pointwise import broadcast, tensors_in
+from prunus.graph.rules.pointwise import tensors_in
 from prunus.graph.see import See, Value
 
 
@@ -58,21 +58,6 @@ def embedding(see: See, weight: Value, indices: Value, **_: Any) -> Axes:
     return (*map(like, indices.axes), like(weight.axes[1]))
 
 
-def index(see: See, self: Value, indices: list[Value | None]) -> Axes | None:
-    """`x[:, i, j]`: indexed dimensions are fixed, their place is taken by the broadcast indices."""
-    given = [d for d, i in enumerate(indices) if i is not None]
-    values = [v for v in indices if v is not None]
-    if any(v.meta.dtype.is_floating_point or str(v.meta.dtype) == "torch.bool" for v in values):
-        return None
-    for d in given:
-        see.fix(self.axes[d], "it is indexed by a tensor")
-    picked = broadcast(see, [v.axes for v in values])
-    rest: list[Axis] = [like(a) for d, a in enumerate(self.axes) if d not in given]
-    adjacent = given == list(range(given[0], given[-1] + 1))
-    first = given[0] if adjacent else 0
-    return (*rest[:first], *picked, *rest[first:])
-
-
 def index_select(see: See, self: Value, dim: int, index: Value) -> Axes:
     see.fix(self.axes[dim], "it is indexed by a tensor")
     axes = list(map(like, self.axes))
@@ -102,8 +87,8 @@ def regions(see: See, input: Value, rois: Value, **_: Any) -> Axes:
     return (like(rois.axes[0]), like(input.axes[1]), *spatial)
 
 
-_SOFTMAX = ("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
-_SCAN = ("cumsum", "cumprod", "flip", "roll", "triu", "tril", "logcumsumexp")
+_SOFTMAX = ("log_softmax", "_log_softmax", "softmin")
+_SCAN = ("cumprod", "flip", "roll", "triu", "tril", "logcumsumexp")
 _STATISTIC = (
     "max",
     "min",
@@ -130,7 +115,6 @@ RULES = {
     "embedding": embedding,
     "where.default": places,
     "torchvision.roi_align": regions,
-    "index": index,
     "index_select": index_select,
     "gather": gather,
 }

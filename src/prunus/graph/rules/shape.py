@@ -108,7 +108,7 @@ def repeat_interleave(see: See, self: Value, repeats: Any, dim: int | None, **_:
 
 def cat(see: See, tensors: list[Value], dim: int) -> Axes:
     """Laid end to end along `dim`; the other dimensions are unified."""
-    full = [t for t in tensors if t.shape != (0,)]
+    full = [t for t in tensors if t.shape != (0,)] or tensors
     dim = dim % full[0].ndim
     rest = broadcast(see, [(*t.axes[:dim], Axis(), *t.axes[dim + 1 :]) for t in full])
     return (*rest[:dim], concat([t.axes[dim] for t in full]), *rest[dim + 1 :])
