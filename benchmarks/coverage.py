@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ def main() -> None:
     if given.one:
         from covered.one import row_of
 
+        limit_memory(given.memory)
         print("\n" + json.dumps(row_of(*given.one)))
     elif given.table or given.into:
         from covered import table
@@ -43,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--family", help="torch, transformers, diffusers or torchvision")
     parser.add_argument("--tool", default="prunus", help="prunus; torch-pruning; torch-pruning, heads declared")
     parser.add_argument("--limit", type=float, default=300, help="seconds a model")
+    parser.add_argument("--memory", type=float, default=16, help="GiB a model, as Linux counts address space")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--resume", action="store_true", help="leave out models that the log has")
     parser.add_argument("--log", type=Path, default=Path("build/coverage.jsonl"), help="rows are added here")
@@ -62,7 +65,7 @@ def run_all(given: argparse.Namespace) -> None:
         return
     given.log.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(given.jobs) as pool:
-        for row in pool.map(partial(measured, given.tool, limit=given.limit), titles):
+        for row in pool.map(partial(measured, given), titles):
             with given.log.open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(table.line(row), flush=True)
@@ -84,16 +87,22 @@ def chosen(given: argparse.Namespace) -> list[str]:
     ]
 
 
-def measured(tool: str, title: str, *, limit: float) -> dict[str, Any]:
+def limit_memory(gib: float) -> None:
+    """A model that needs more fails by itself, and leaves the rest of the machine alone."""
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (int(gib * 2**30),) * 2)
+
+
+def measured(given: argparse.Namespace, title: str) -> dict[str, Any]:
     """The row that a process of its own printed last, or what became of that process."""
     from covered.judge import CRASHED, SLOW
 
-    row = {"tool": tool, "model": title}
-    command = [sys.executable, __file__, "--one", tool, title]
+    row = {"tool": given.tool, "model": title}
+    command = [sys.executable, __file__, "--memory", str(given.memory), "--one", given.tool, title]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=given.limit, check=False)
     except subprocess.TimeoutExpired:
-        return row | {"verdict": SLOW, "why": f"not done after {limit:.0f} s"}
+        return row | {"verdict": SLOW, "why": f"not done after {given.limit:.0f} s"}
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, json.JSONDecodeError):

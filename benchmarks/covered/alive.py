@@ -85,32 +85,26 @@ class LivingStatistics(TorchFunctionMode):
 
 
 def over_last(
-    func: Callable[..., Tensor],
+    kind: Callable[..., Tensor],
     input: Tensor,
     normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float | None = None,
+    *ends: Tensor | None,
     **named: Any,
 ) -> Tensor:
     """Layer norm or RMS norm over the living indices of the last dimensions."""
-    count = len(normalized_shape)
-    part, index = only_living(input, range(input.ndim - count, input.ndim))
-    ends = {dim - input.ndim + count: alive for dim, alive in index.items()}
-    weight, bias = (t if t is None else _take(t, ends) for t in (weight, bias))
-    norms = [t for t in (weight, bias) if t is not None]
-    kind = F.layer_norm if "layer" in func.__name__ else F.rms_norm
-    extra = {} if eps is None else {"eps": eps}
-    if kind is F.layer_norm:
-        return put_back(F.layer_norm(part, part.shape[-count:], weight, bias, **extra), input, index)
-    return put_back(F.rms_norm(part, part.shape[-count:], *norms[:1], **extra), input, index)
+    first = input.ndim - len(normalized_shape)
+    part, index = only_living(input, range(first, input.ndim))
+    ends = tuple(_take(end, index, first) for end in ends)
+    named = {name: _take(value, index, first) for name, value in named.items()}
+    return put_back(kind(part, part.shape[first:], *ends, **named), input, index)
 
 
-def _take(tensor: Tensor, index: Mapping[int, Tensor]) -> Tensor:
+def _take(value: Any, index: Mapping[int, Tensor], first: int) -> Any:
+    """A weight or bias at the living indices; a number stays."""
     for dim, alive in index.items():
-        if 0 < len(alive) < tensor.shape[dim]:
-            tensor = tensor.index_select(dim, alive)
-    return tensor
+        if isinstance(value, Tensor) and 0 < len(alive) < value.shape[dim - first]:
+            value = value.index_select(dim - first, alive)
+    return value
 
 
 def within_groups(
@@ -133,7 +127,7 @@ def within_groups(
 
 
 class Doubled(TorchDispatchMode):
-    """Casts to single precision inside a model become casts to double; 0 / 0 of removed rows is 0."""
+    """Casts to single precision inside a model become casts to double."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -18,6 +19,8 @@ RIGHT, GIVEN, NOTHING = "right", "right given kept statistics", "nothing prunabl
 REFUSED, WRONG, CRASHED, SLOW = "refused", "wrong", "crashed", "over the time limit"
 VERDICTS = (RIGHT, GIVEN, NOTHING, REFUSED, WRONG, CRASHED, SLOW)
 BOUNDS = {torch.float64: 1e-6, torch.float32: 1e-3}
+SEEN = 10
+"""A result counts only where the original with nothing zeroed is further off than the bound, by this factor."""
 HUGE = 100_000_000
 """Parameters from which on a model is compared at its own dtype."""
 REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError, KeyError)
@@ -25,11 +28,15 @@ REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, Ass
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One of `VERDICTS`, why, and the worst relative error of the comparison that decided."""
+    """One of `VERDICTS`, why, and the worst relative error of the comparison that decided.
+
+    `control` is that of the original with nothing zeroed: what the comparison sees when all of the removal is undone.
+    """
 
     verdict: str
     why: str = ""
     error: float | None = None
+    control: float | None = None
 
 
 def judge(whole: nn.Module, small: nn.Module, calls: Sequence[Call]) -> Verdict:
@@ -66,13 +73,21 @@ def _compared(whole: nn.Module, small: nn.Module, kept: Kept, calls: Sequence[Ca
     except REFUSALS as error:
         return Verdict(CRASHED, f"the smaller model cannot be called: {first_line(error)}")
     reference = zeroed(whole, kept, dtype)
-    apart = _apart(reference, calls, found, double, nullcontext)
-    if apart.error is not None and apart.error <= BOUNDS[dtype]:
-        return Verdict(RIGHT, "", apart.error)
-    given = _apart(reference, calls, found, double, LivingStatistics)
-    if given.error is not None and given.error <= BOUNDS[dtype]:
-        return Verdict(GIVEN, "", given.error)
-    return min((apart, given), key=lambda v: float("inf") if v.error is None else v.error)
+    nearest = Verdict(WRONG, error=math.inf)
+    for verdict, mode in ((RIGHT, nullcontext), (GIVEN, LivingStatistics)):
+        apart = _apart(reference, calls, found, double, mode)
+        if apart.error is not None and apart.error <= BOUNDS[dtype]:
+            del reference
+            control = _apart(zeroed(whole, {}, dtype), calls[:1], found[:1], double, nullcontext).error
+            return _seen(Verdict(verdict, "", apart.error, control), BOUNDS[dtype])
+        nearest = min(apart, nearest, key=lambda v: math.inf if v.error is None else v.error)
+    return nearest
+
+
+def _seen(verdict: Verdict, bound: float) -> Verdict:
+    if verdict.control is None or verdict.control >= SEEN * bound:
+        return verdict
+    return dataclasses.replace(verdict, verdict=WRONG, why="the comparison is blind: undoing the removal moves nothing")
 
 
 def _apart(
@@ -98,9 +113,9 @@ def _shapes(a: Tensor, b: Tensor) -> str:
 def relative_error(expected: Tensor, found: Tensor) -> float:
     """The largest difference over the largest value; infinite where shapes or integers differ."""
     if expected.shape != found.shape or expected.isnan().any() or found.isnan().any():
-        return float("inf")
+        return math.inf
     if not expected.is_floating_point() or not expected.numel():
-        return 0.0 if torch.equal(expected, found) else float("inf")
+        return 0.0 if torch.equal(expected, found) else math.inf
     gap = torch.where(expected == found, 0.0, (expected - found).double()).abs().max()
     scale = expected.double().nan_to_num(posinf=0.0, neginf=0.0).abs().max()
     return float(gap / scale.clamp(min=1e-30))

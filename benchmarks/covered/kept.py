@@ -130,7 +130,7 @@ def _beside(whole: Tensor, small: Tensor, place: list[int], dim: int) -> Iterato
 
 
 def _along(tensor: Tensor, place: list[int], dim: int) -> Tensor:
-    return tensor[tuple(slice(None) if d == dim else i for d, i in enumerate(place))]
+    return tensor[tuple(slice(None) if d == dim else i for d, i in enumerate(place))].contiguous()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def _fill(row: dict[str, Any], tool: str, entry: Entry) -> None:
     row["own"] = type(small) is type(model)
     calls = [entry.call(2) for _ in range(entry.calls)]
     verdict = judge(model, small, calls)
-    row |= {"verdict": verdict.verdict, "why": verdict.why, "error": verdict.error}
+    row |= {key: value for key, value in asdict(verdict).items() if value is not None}
 
 
 def _pruned(row: dict[str, Any], tool: str, model: nn.Module, entry: Entry) -> nn.Module | None:

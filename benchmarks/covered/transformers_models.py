@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from covered.entry import Call, Entry, images
+from covered.entry import Call, Entry
 
 FAMILY = "transformers"
 WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
@@ -32,8 +32,14 @@ BOTH = {**HALVES, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "d_model": 64, "
 STARTS = {**IDS, "decoder_start_token_id": 2}
 STAGES = {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 48, 64], "num_labels": 5}
 SOUND = {
-    **{**WIDE, "vocab_size": 32, "conv_dim": (32, 32), "conv_stride": (5, 4), "conv_kernel": (10, 8)},
-    **{"num_feat_extract_layers": 2, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4},
+    **WIDE,
+    "vocab_size": 32,
+    "conv_dim": (32, 32),
+    "conv_stride": (5, 4),
+    "conv_kernel": (10, 8),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
 }
 TOWER = {**WIDE, "projection_dim": 32}
 CAUSAL, CLASSIFIES, PICTURES = "ForCausalLM", "ForSequenceClassification", "ForImageClassification"
@@ -76,9 +82,17 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "GPTNeoConfig",
         "GPTNeoForCausalLM",
         {
-            **{"hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 96, "vocab_size": 100},
-            **{"attention_types": [[["global", "local"], 1]], "window_size": 8, "max_position_embeddings": 64},
-            **{"use_cache": False, "bos_token_id": 1, "eos_token_id": 2},
+            "hidden_size": 64,
+            "num_layers": 2,
+            "num_heads": 4,
+            "intermediate_size": 96,
+            "vocab_size": 100,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 8,
+            "max_position_embeddings": 64,
+            "use_cache": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
         },
         "ids",
     ),
@@ -158,8 +172,14 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "DeepseekV2Config",
         "DeepseekV2ForCausalLM",
         {
-            **{**GROUPED, "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8},
-            **{"qk_nope_head_dim": 16, "v_head_dim": 16, "first_k_dense_replace": 2},
+            **GROUPED,
+            "num_key_value_heads": 4,
+            "kv_lora_rank": 16,
+            "q_lora_rank": 24,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 16,
+            "v_head_dim": 16,
+            "first_k_dense_replace": 2,
         },
         "ids",
     ),
@@ -187,8 +207,15 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "Mamba2Config",
         "Mamba2ForCausalLM",
         {
-            **{"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "state_size": 16, "num_heads": 8},
-            **{"head_dim": 16, "n_groups": 2, "chunk_size": 8, "use_cache": False},
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "vocab_size": 100,
+            "state_size": 16,
+            "num_heads": 8,
+            "head_dim": 16,
+            "n_groups": 2,
+            "chunk_size": 8,
+            "use_cache": False,
         },
         "ids",
     ),
@@ -304,8 +331,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "SegformerConfig",
         "SegformerForSemanticSegmentation",
         {
-            **{"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 4, 4]},
-            **{"decoder_hidden_size": 32, "num_labels": 5},
+            "hidden_sizes": [16, 16, 32, 32],
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 2, 4, 4],
+            "decoder_hidden_size": 32,
+            "num_labels": 5,
         },
         "picture64",
     ),
@@ -369,8 +399,8 @@ CALLS: dict[str, Callable[[int], Call]] = {
 
 
 def make(config: str, model: str, settings: dict[str, Any]) -> nn.Module:
-    import vision  # noqa: F401, transformers imports torchvision
     import transformers
+    import vision  # noqa: F401, transformers imports torchvision
 
     return getattr(transformers, model)(getattr(transformers, config)(**settings))
 
