@@ -70,11 +70,10 @@ def _fill(row: dict[str, Any], tool: str, entry: Entry) -> None:
 
 
 def _pruned(row: dict[str, Any], tool: str, model: nn.Module, entry: Entry) -> nn.Module | None:
-    call = entry.call(2)
     if tool == "prunus":
         from covered import ours
 
-        return ours.prune(model, call, row)
+        return ours.prune(model, entry.call(2), row)
     from covered import peer
 
-    return peer.prune(model, call, row, entry, heads=tool != TOOLS[1])
+    return peer.prune(model, row, entry, heads=tool != TOOLS[1])
