@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 REDUCTIONS = {getattr(owner, name) for owner in (torch, Tensor) for name in ("mean", "var", "std")} | {torch.var_mean}
 DIFFERENCES = {torch.sub, Tensor.sub, Tensor.__sub__}
+SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 
 
 def living(x: Tensor, dim: int) -> Tensor:
@@ -43,7 +44,7 @@ def put_back(y: Tensor, like: Tensor, index: Mapping[int, Tensor]) -> Tensor:
 
 
 class LivingStatistics(TorchFunctionMode):
-    """Layer norm, RMS norm, group norm, mean, variance: over what is alive; the norms give zero where nothing is."""
+    """Layer norm, RMS norm, group norm, mean, variance, softmax: over what is alive; zero where nothing is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +58,8 @@ class LivingStatistics(TorchFunctionMode):
             return over_last(func, *args, **named)
         if func in (F.group_norm, torch.group_norm):
             return within_groups(*args, **named)
+        if func in SOFTMAX:
+            return over_choices(func, *args, **named)
         if func in REDUCTIONS:
             return self.reduce(func, args, named)
         if func in DIFFERENCES and len(args) == 2:
@@ -107,6 +110,12 @@ def _take(value: Any, index: Mapping[int, Tensor], first: int) -> Any:
     return value
 
 
+def over_choices(func: Callable[..., Tensor], input: Tensor, dim: int, *rest: Any, **named: Any) -> Tensor:
+    """Softmax over what a router gives any value at all."""
+    part, index = only_living(input, [dim])
+    return put_back(func(part, dim, *rest, **named), input, index)
+
+
 def within_groups(
     input: Tensor,
     num_groups: int,
@@ -133,7 +142,18 @@ class Doubled(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = {k: _doubled(v) for k, v in (kwargs or {}).items()}
+        if func is torch.ops.aten._grouped_mm.default and args[0].dtype == torch.float64:
+            return by_expert(*args, **named)  # torch has it in single precision alone
         return func(*(_doubled(a) for a in args), **named)
+
+
+def by_expert(x: Tensor, weights: Tensor, offs: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Rows of x, sorted by expert, each by the matrix of its own expert."""
+    y, start = x.new_zeros(len(x), weights.shape[2]), 0
+    for weight, stop in zip(weights, offs.tolist(), strict=True):
+        y[start:stop] = x[start:stop] @ weight
+        start = stop
+    return y
 
 
 def _doubled(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prunus.graph.rules import contract, create, normalize, pointwise, position, route, shape
+from prunus.graph.rules import contract, create, normalize, pointwise, position, route, shape, special
 
 RULES: dict[str, Callable[..., Any]] = {
     **pointwise.RULES,
@@ -19,6 +19,7 @@ RULES: dict[str, Callable[..., Any]] = {
     **position.RULES,
     **create.RULES,
     **route.RULES,
+    **special.RULES,
 }
 
 

@@ -60,7 +60,7 @@ _POINTWISE = (
     "relu relu6 gelu silu sigmoid tanh hardtanh hardswish hardsigmoid leaky_relu elu selu celu mish softplus softsign "
     "logsigmoid log_sigmoid exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg sign sin cos tan erf reciprocal "
     "floor ceil round trunc logical_not bitwise_not isnan isinf isfinite nan_to_num tanhshrink softshrink hardshrink "
-    "asin acos atan sinh cosh positive"
+    "asin acos atan sinh cosh positive polar complex"
 )
 _SAME = (
     "dropout alpha_dropout feature_dropout clone contiguous alias detach lift_fresh_copy lift_fresh to type_as float "
