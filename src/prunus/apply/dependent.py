@@ -6,7 +6,7 @@ compute what the user's module computes with the removed units zeroed, on severa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -107,6 +107,22 @@ def zeroed_error(model: nn.Module, small: nn.Module, plan: Plan) -> tuple[float,
         pair = [private_copy(m, share=False).double() for m in (plain, small)]
         return max(_gaps(*pair, plan.graph, doubled_inputs)), ACCEPTED
     return max(_gaps(plain, small, plan.graph, Inputs.of)), native_bound(model)
+
+
+def apart_by_values(model: nn.Module, plan: Plan, other: Plan) -> float:
+    """How far a module cut by another plan is from the zeroed `model`: a check that cannot see that proves nothing."""
+    return zeroed_error(model, cut_by_values(model, other), plan)[0]
+
+
+def unmoved_by_values(model: nn.Module, plan: Plan, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the groups whose removed units, zeroed in the user's module, move none of its results."""
+
+    def moves(name: str) -> bool:
+        leaf = plan.groups[name].leaf
+        without = zeroed(model, plan.graph, {leaf: plan.left[leaf]}, plan.groups.alive)
+        return any(_gaps(model, without, plan.graph, Inputs.of))
+
+    return tuple(name for name in names if not moves(name))
 
 
 def _gaps(whole: nn.Module, cut: nn.Module, graph: Graph, cast: Callable[[Inputs], Inputs]) -> Iterator[float]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prunus.apply.check import Check
+from prunus.apply.dependent import unmoved_by_values
 from prunus.apply.witness import unwitnessed
 from prunus.graph.private import unwrap
 from prunus.plan import Plan
@@ -56,4 +57,7 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan) -> Proof:
         check.zeroed(small)
         check.module(small)
         control = check.control()
-        return Proof(check.errors, check.accepted, control, unwitnessed(check))
+        unseen = unwitnessed(check)
+        if plan.graph.depends:
+            unseen = unmoved_by_values(model, plan, unseen)
+        return Proof(check.errors, check.accepted, control, unseen)

@@ -69,7 +69,7 @@ def capture(
     with torch.enable_grad(), torch.random.fork_rng(devices=[]), fx_traceback.preserve_node_meta(), quieted(_LOUD):
         try:
             with caches_restored(model), shapes_known():
-                module, refusal = _traced(call, values)
+                module, refusal = _traced(call, values, fallback=not training)
         except TraceError:
             raise
         except Exception as error:
@@ -81,13 +81,21 @@ def capture(
     return captured if refusal is None else _depending(captured, refusal)
 
 
-def _traced(call: Callable[..., Any], values: Sequence[Tensor]) -> tuple[fx.GraphModule, Exception | None]:
-    """The call on shapes alone; where it refuses these, on the values themselves, with the reason it gave."""
+def _traced(
+    call: Callable[..., Any], values: Sequence[Tensor], *, fallback: bool
+) -> tuple[fx.GraphModule, Exception | None]:
+    """The call on shapes alone; where it refuses these, on the values themselves, with the reason it gave.
+
+    In training mode there is no falling back: what a model draws by other means than torch would become a constant.
+    """
     try:
-        return _make(call, "fake")(*values), None
+        module = _make(call, "fake")(*values)
+        return _sized(module), None
     except TraceError:
         raise
-    except Exception as refusal:  # noqa: BLE001
+    except Exception as refusal:
+        if not fallback:
+            raise
         own = [v if isinstance(v, nn.Parameter) else v.clone() for v in values]
         return _make(call, "real")(*own), refusal
 
@@ -102,13 +110,22 @@ def _make(call: Callable[..., Any], mode: str) -> Callable[..., fx.GraphModule]:
     )
 
 
+def _sized(module: fx.GraphModule) -> fx.GraphModule:
+    """The same, unless a shape depends on values, for which torch then has a symbol."""
+    for node in module.graph.nodes:
+        shape = getattr(node.meta.get("val"), "shape", ())
+        if any(type(size) is not int for size in shape):
+            raise RuntimeError(f"The shape of {node.name} depends on values")
+    return module
+
+
 def _depending(captured: Captured, refusal: Exception) -> Captured:
     """Say of a program that was captured on values where it depends on them, if it does."""
     read = value_read(captured.program)
     if read is None:  # it only met an operation that does not run on shapes
         return captured
     frames = traceback.extract_tb(refusal.__traceback__)
-    line = next((f for f in reversed(frames) if "/torch/" not in f.filename and f.line), None)
+    line = next((f for f in reversed(frames) if not _foreign(f.filename) and f.line), None)
     where = f" ({File(line.filename).name}:{line.lineno}: {line.line})" if line else ""
     depends = f"{read.op} in module {read.module or '(root)'!r} reads values{where}"
     return replace(captured, program=replace(captured.program, depends=depends))
@@ -140,6 +157,11 @@ def annotate_modules(model: nn.Module) -> None:
         open_calls.pop().__exit__(None, None, None)
 
     on_each_call(model, enter, leave)
+
+
+def _foreign(file: str) -> bool:
+    """Is a file torch's own or ours, and so not where the user's model branches?"""
+    return "/torch/" in file or file.startswith(str(File(__file__).parent))
 
 
 def _read(
@@ -202,7 +224,8 @@ def _explain(error: Exception, model: nn.Module, inputs: Inputs) -> TraceError:
     name, shapes = type(model).__name__, _shapes(input_tensors(inputs))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(*inputs.args, **inputs.kwargs)
+            own = with_tensors(inputs, {path: t.clone() for path, t in input_tensors(inputs).items()})
+            model(*own.args, **own.kwargs)
     except Exception as own:  # noqa: BLE001
         named = inputs.kwargs and not inputs.args
         hint = " Here a dict is read as keyword arguments; for one dict argument pass ({...},)." if named else ""

@@ -15,17 +15,16 @@ from prunus.graph.rules import RULES
 
 _WITHOUT_RULE = set(
     (
-        "topk sort argsort nonzero unique one_hot bucketize searchsorted scatter scatter_add index_put index_add "
-        "index_copy index_fill masked_select take take_along_dim cross cdist grid_sampler "
-        "affine_grid_generator upsample_trilinear3d upsample_nearest3d native_layer_norm native_group_norm "
-        "rnn_tanh lstm gru unfold im2col col2im fold rot90 diff linspace logspace eye meshgrid "
-        "tril_indices triu_indices complex view_as_real view_as_complex isin isclose std_mean "
-        "var_mean histc multi_head_attention unsafe_split fused_moving_avg_obs_fake_quant alias_copy "
-        "result_type is_floating_point count_nonzero unsafe_chunk addr vander outer ger inner kron "
-        "trace diag diagonal diag_embed"
+        "argsort nonzero unique one_hot bucketize searchsorted scatter scatter_add index_add index_copy "
+        "index_fill masked_select take take_along_dim cross cdist grid_sampler affine_grid_generator "
+        "upsample_trilinear3d upsample_nearest3d native_layer_norm native_group_norm rnn_tanh lstm gru unfold "
+        "im2col col2im fold rot90 linspace logspace eye tril_indices triu_indices isin isclose std_mean "
+        "var_mean multi_head_attention unsafe_split fused_moving_avg_obs_fake_quant alias_copy result_type "
+        "is_floating_point count_nonzero unsafe_chunk addr vander outer ger inner kron trace diag diagonal "
+        "diag_embed item resolve_conj resolve_neg"
     ).split()
 )
-ALLOWED = frozenset(name.partition(".")[0] for name in RULES) | _WITHOUT_RULE
+ALLOWED = frozenset(name.partition(".")[0] for name in RULES if not name.startswith("torchvision")) | _WITHOUT_RULE
 """ATen names (without overload and in-place underscore) that a file may name. None reads files or prints."""
 
 _OVERLOAD = type(overload("aten.relu.default"))

@@ -103,6 +103,7 @@ class _Walk:
         made = self._apply(see, node) if acts else ()
         if made is None:
             made = self._fix_all(node, outs)
+            self._follow(see, node, self._bound(node))
             self.unruled.append(Unruled(node.op, node.module))
         if node.name not in self.live:  # a result that nobody sees cannot make a removal inexact
             self.algebra.facts[said:] = [f for f in self.algebra.facts[said:] if f.kind not in ("inexact", "trunk")]
@@ -119,9 +120,10 @@ class _Walk:
         rule = find_rule(node.op)
         if rule is None:
             return None
-        bound = {name: self._value(Place(name), value) for name, value in node.bound().items()}
+        bound = self._bound(node)
         made = rule(see, **bound)
-        self._follow(see, node, bound)
+        if made is not None:
+            self._follow(see, node, bound)
         for place, axis in see.note.sizes.items():
             given = bound[place.arg] if place.index is None else bound[place.arg][place.index]
             size = (-axis.size if place in see.note.minus else axis.size) - see.note.less.get(place, 0)
@@ -131,17 +133,22 @@ class _Walk:
     def _follow(self, see: See, node: Node, bound: dict[str, Any]) -> None:
         """Indices stay indices where they are only moved; used as numbers, they fix what they point to."""
         pointing = [value for value in tensors_in(bound) if value.points is not None]
-        if pointing and moves(node.op):
+        known = find_rule(node.op) is not None
+        if pointing and known and moves(node.op):
             see.note.points[0] = pointing[0].points or Axis()
-        elif not routes(node.op):
+        elif not (known and routes(node.op)):
             for value in pointing:
                 see.numbers(value)
         self.pointing.update({(node.name, index): axis for index, axis in see.note.points.items()})
 
+    def _bound(self, node: Node) -> dict[str, Any]:
+        return {name: self._value(Place(name), value) for name, value in node.bound().items()}
+
     def _value(self, place: Place, value: Any) -> Any:
         if isinstance(value, Ref):
             meta = self.out[value.name]
-            assert isinstance(meta, Meta)
+            if not isinstance(meta, Meta):
+                return None  # a number that was read from a tensor
             points = self.pointing.get((value.name, 0))
             return Value(place, meta, self.axes[value.name][0], value.name in self.roots, points)
         if isinstance(value, list):

@@ -85,11 +85,9 @@ def _capture_train(
     mine: nn.Module, state: State, inputs: Inputs, outputs: Sequence[str] | None
 ) -> tuple[Captured | None, str]:
     try:
-        captured = capture(mine, state, inputs, training=True, outputs=outputs)
+        return capture(mine, state, inputs, training=True, outputs=outputs), ""
     except TraceError as error:
         return None, str(error)
-    depends = captured.program.depends
-    return (None, f"In training mode the path depends on values: {depends}") if depends else (captured, "")
 
 
 def _check_alike(

@@ -90,6 +90,11 @@ def described(folder: Path, name: str) -> dict[str, Any]:
 
 def _as_graph(graph: dict[str, Any], state: dict[str, Tensor], tensors: Mapping[str, Tensor]) -> GraphModel:
     programs = graph["programs"]
+    if programs["eval"] is None:
+        raise ArtifactError(
+            f"The path of a {graph['model_class']} depends on values, so that no graph could be saved: call "
+            "load(directory, make_model) with a function that builds the original model."
+        )
     train = None if programs["train"] is None else decode_program(programs["train"])
     parameters: dict[str, bool] = graph["parameters"]
     given = {n: t.requires_grad_(bool(parameters[n])) if n in parameters else t for n, t in state.items()}

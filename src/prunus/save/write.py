@@ -45,6 +45,8 @@ def save(
     Nothing is replaced before all is written. Then the files are moved one by one, the weights last: where that is
     cut off, `load` refuses the directory, for its other files belong to weights that are not there.
 
+    Of a model whose path depends on values no graph is written: `load` needs its class.
+
     Raises `ArtifactError` where the graph holds an operation that files may not name.
     """
     folder = Path(directory)
@@ -70,7 +72,7 @@ def _write(result: Result, folder: Path, rows: Mapping[str, Baseline] | None, co
 
 
 def _graph(graph: Graph, keep: Keep, state: Mapping[str, Tensor], digest: str) -> dict[str, Any]:
-    programs = {"eval": graph.eval, "train": graph.train}
+    programs = {"eval": None if graph.depends else graph.eval, "train": graph.train}
     settings = {
         path: v
         for path, v in input_settings(graph.inputs).items()

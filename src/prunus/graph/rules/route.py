@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from prunus.graph.axes import Axes, Axis, like
 from prunus.graph.rules.pointwise import broadcast
 from prunus.graph.see import See, Value
@@ -60,7 +62,9 @@ def looked_up(see: See, self: Value, indices: list[Value | None]) -> Axes | None
     """`x[:, i, j]`: where `i` points to an axis, x indexes as that axis; else what is indexed is fixed."""
     given = [d for d, i in enumerate(indices) if i is not None]
     values = [v for v in indices if v is not None]
-    if any(v.meta.dtype.is_floating_point or str(v.meta.dtype) == "torch.bool" for v in values):
+    if len(values) == 1 and values[0].meta.dtype == torch.bool:
+        return _masked(see, self, given[0], values[0])
+    if any(v.meta.dtype == torch.bool for v in values):
         return None
     for d, value in zip(given, values, strict=True):
         if value.points is not None and value.points.size == self.shape[d]:
@@ -77,6 +81,15 @@ def looked_up(see: See, self: Value, indices: list[Value | None]) -> Axes | None
     return (*rest[:first], *picked, *rest[first:])
 
 
+def _masked(see: See, self: Value, first: int, mask: Value) -> Axes:
+    """`x[:, mask]`: the dimensions of the mask become one, as long as the values say."""
+    last = first + mask.ndim
+    for axis in (*self.axes[first:last], *mask.axes):
+        see.fix(axis, "it is chosen by a mask")
+    chosen = see.fixed(see.shape[first], "it is chosen by a mask")
+    return (*map(like, self.axes[:first]), chosen, *map(like, self.axes[last:]))
+
+
 def put(see: See, self: Value, indices: list[Value | None], values: Value, **_: Any) -> Axes:
     """`index_put`: what is indexed is fixed; the other dimensions of `values` index as those of `self`."""
     given = [d for d, i in enumerate(indices) if i is not None]
@@ -84,7 +97,7 @@ def put(see: See, self: Value, indices: list[Value | None], values: Value, **_: 
     for d, value in zip(given, picked, strict=True):
         see.numbers(value)
         see.fix(self.axes[d], "it is written by index")
-    masks = any(str(v.meta.dtype) == "torch.bool" for v in picked)
+    masks = any(v.meta.dtype == torch.bool for v in picked)
     for axis in (*values.axes, *self.axes) if masks else ():
         see.fix(axis, "it is written by a mask")
     if not masks:
