@@ -104,8 +104,8 @@ def zeroed_error(model: nn.Module, small: nn.Module, plan: Plan) -> tuple[float,
         small = cut_by_values(model, exact)
     plain = zeroed(model, plan.graph, exact.left, plan.groups.alive)
     with suppress(*REFUSALS):
-        pair = [private_copy(m, share=False).double() for m in (plain, small)]
-        return max(_gaps(*pair, plan.graph, doubled_inputs)), ACCEPTED
+        wide, narrow = (private_copy(m, share=False).double() for m in (plain, small))
+        return max(_gaps(wide, narrow, plan.graph, doubled_inputs)), ACCEPTED
     return max(_gaps(plain, small, plan.graph, Inputs.of)), native_bound(model)
 
 
@@ -135,7 +135,7 @@ def _gaps(whole: nn.Module, cut: nn.Module, graph: Graph, cast: Callable[[Inputs
 def _exact_part(plan: Plan) -> Plan:
     """The plan without what it removes of inexact groups; the same plan where it removes nothing of these."""
     inexact = {g.name: g for g in plan.groups if g.name in plan.keep and not g.exact}
-    cut = [g for name, g in inexact.items() if bool((plan.groups.left(g) & ~plan.left[g.leaf]).any())]
+    cut = [g for g in inexact.values() if bool((plan.groups.left(g) & ~plan.left[g.leaf]).any())]
     if not cut:
         return plan
     late = _read_late(plan.graph)

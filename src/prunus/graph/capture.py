@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as File
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.fx.traceback as fx_traceback
@@ -100,7 +100,7 @@ def _traced(
         return _make(call, "real")(*own), refusal
 
 
-def _make(call: Callable[..., Any], mode: str) -> Callable[..., fx.GraphModule]:
+def _make(call: Callable[..., Any], mode: Literal["fake", "real"]) -> Callable[..., fx.GraphModule]:
     return make_fx(
         call,
         tracing_mode=mode,
