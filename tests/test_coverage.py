@@ -48,6 +48,17 @@ class ByHand(nn.Module):
         return self.weight * off / (off.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() + self.bias
 
 
+class Placed(Normed):
+    """Positions kept as a plain attribute, neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.LayerNorm(16))
+        self.places = torch.randn(4, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.wide(self.norm(self.inner(x) + self.places)).relu())
+
+
 def cnn() -> nn.Module:
     layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten())
     return nn.Sequential(*layers, nn.Linear(6 * 16, 4))
@@ -61,6 +72,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "layer norm": (lambda: Normed(nn.LayerNorm(16)), ROWS, GIVEN),
     "rms norm": (lambda: Normed(nn.RMSNorm(16)), ROWS, GIVEN),
     "group norm": (lambda: Normed(nn.GroupNorm(2, 16)), ROWS, GIVEN),
+    "plain attribute": (Placed, ROWS, GIVEN),
     "by hand": (lambda: Normed(ByHand()), ROWS, GIVEN),
 }
 

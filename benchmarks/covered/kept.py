@@ -20,8 +20,17 @@ class Unlike(Exception):
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, those outside the state dict too; tied ones under their first name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Parameters, buffers, and tensors kept as plain attributes; tied ones under their first name."""
+    plain = {name: tensor for name, _, _, tensor in plain_tensors(model)}
+    return {**dict(model.named_parameters()), **dict(model.named_buffers()), **plain}
+
+
+def plain_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """(name, owner, attribute, tensor) of each tensor that torch does not know as a parameter or buffer."""
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{attribute}".lstrip("."), module, attribute, value
 
 
 @torch.no_grad()
@@ -47,7 +56,7 @@ def _values(name: str, tensor: Tensor, draw: torch.Generator) -> Tensor:
 
 def read_kept(whole: nn.Module, small: nn.Module) -> Kept:
     """The kept indices of every floating tensor. Raises `Unlike` where a tensor is no slice of the original's."""
-    theirs = {**dict(small.named_parameters(remove_duplicate=False)), **dict(small.named_buffers())}
+    theirs = {**state(small), **dict(small.named_parameters(remove_duplicate=False))}
     kept: dict[str, list[Tensor]] = {}
     for name, tensor in state(whole).items():
         if name not in theirs:
@@ -137,6 +146,8 @@ def _along(tensor: Tensor, place: list[int], dim: int) -> Tensor:
 def zeroed(whole: nn.Module, kept: Kept, dtype: torch.dtype) -> nn.Module:
     """A copy of the original in which every slice that was not kept is zero."""
     model = copy.deepcopy(whole).to(dtype).eval()
+    for _, owner, attribute, tensor in list(plain_tensors(model)):
+        setattr(owner, attribute, tensor.to(dtype) if tensor.is_floating_point() else tensor)
     tensors = state(model)
     for name, dims in kept.items():
         for dim, index in enumerate(dims):
