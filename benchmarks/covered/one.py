@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import sys
 import time
@@ -66,7 +67,7 @@ def _fill(row: dict[str, Any], tool: str, entry: Entry) -> None:
     row["own"] = type(small) is type(model)
     calls = [entry.call(2) for _ in range(entry.calls)]
     verdict = judge(model, small, calls)
-    row |= {key: value for key, value in asdict(verdict).items() if value is not None}
+    row |= {key: value for key, value in asdict(verdict).items() if value not in (None, math.inf)}
 
 
 def _pruned(row: dict[str, Any], tool: str, model: nn.Module, entry: Entry) -> nn.Module | None:
