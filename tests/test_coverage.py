@@ -166,6 +166,18 @@ def test_another_epsilon_is_wrong() -> None:
     assert judge(model, small, [call]).verdict == WRONG
 
 
+def test_a_model_that_lost_a_tie_is_judged_as_two_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
+    model[2].weight = model[0].weight
+    redraw(model)
+    small = copy.deepcopy(model)
+    small[2].weight = nn.Parameter(model[0].weight[:4].detach().clone())
+    small[2].bias = nn.Parameter(model[2].bias[:4].detach().clone())
+    small[4].weight = nn.Parameter(model[4].weight[:, :4].detach().clone())
+    assert judge(model, small, [torch.randn(3, 6)]).verdict == RIGHT
+
+
 def test_nothing_removed_is_never_right() -> None:
     model, _, call = made("cnn")
     assert judge(model, copy.deepcopy(model), [call]).verdict == NOTHING

@@ -54,11 +54,20 @@ def _values(name: str, tensor: Tensor, draw: torch.Generator) -> Tensor:
     return spread / 2 - 0.25 if name.endswith(("bias", "mean", "beta")) else spread + 0.5
 
 
+def untied(whole: nn.Module, small: nn.Module) -> dict[str, Tensor]:
+    """Other names of tied parameters, where the smaller model has a parameter of its own under such a name."""
+    first: dict[int, str] = {}
+    theirs = dict(small.named_parameters(remove_duplicate=False))
+    every = whole.named_parameters(remove_duplicate=False)
+    named = [(name, first.setdefault(id(tensor), name), tensor) for name, tensor in every]
+    return {name: t for name, one, t in named if name in theirs and theirs[name] is not theirs.get(one)}
+
+
 def read_kept(whole: nn.Module, small: nn.Module) -> Kept:
     """The kept indices of every floating tensor. Raises `Unlike` where a tensor is no slice of the original's."""
     theirs = {**state(small), **dict(small.named_parameters(remove_duplicate=False))}
     kept: dict[str, list[Tensor]] = {}
-    for name, tensor in state(whole).items():
+    for name, tensor in {**state(whole), **untied(whole, small)}.items():
         if name not in theirs:
             continue  # state that is never read may be left out
         found = theirs[name].detach()
@@ -148,6 +157,10 @@ def zeroed(whole: nn.Module, kept: Kept, dtype: torch.dtype) -> nn.Module:
     model = copy.deepcopy(whole).to(dtype).eval()
     for _, owner, attribute, tensor in list(plain_tensors(model)):
         setattr(owner, attribute, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    for name in kept.keys() - state(model).keys():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        setattr(owner, leaf, nn.Parameter(getattr(owner, leaf).clone()))
     tensors = state(model)
     for name, dims in kept.items():
         for dim, index in enumerate(dims):

@@ -17,7 +17,7 @@ from torch import nn
 from covered import plain_models, torchvision_models, transformers_models
 from covered.entry import Entry
 from covered.judge import CRASHED, first_line, judge
-from covered.kept import redraw, removed
+from covered.kept import redraw, removed, untied
 
 TOOLS = ("prunus", "torch-pruning", "torch-pruning, heads declared")
 
@@ -65,6 +65,7 @@ def _fill(row: dict[str, Any], tool: str, entry: Entry) -> None:
     row["removed"] = round(removed(model, small), 4)
     row["result"] = type(small).__name__
     row["own"] = type(small) is type(model)
+    row["ties_lost"] = len(untied(model, small))
     calls = [entry.call(2) for _ in range(entry.calls)]
     verdict = judge(model, small, calls)
     row |= {key: value for key, value in asdict(verdict).items() if value not in (None, math.inf)}
