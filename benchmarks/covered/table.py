@@ -77,7 +77,8 @@ def sections(rows: Sequence[Row]) -> list[str]:
 
 def counted(by_tool: Mapping[str, Mapping[str, Row]]) -> str:
     """Counts by verdict, and the median share removed where the result is right; the peer's better try last."""
-    tried = {tool: [*rows.values()] for tool, rows in by_tool.items() if rows}
+    kept = {tool: [row for row in rows.values() if row["verdict"] != NO_HEADS] for tool, rows in by_tool.items()}
+    tried = {tool: rows for tool, rows in kept.items() if rows}
     if PEER in tried:
         tried = {OURS: tried[OURS], PEER: tried[PEER], "torch-pruning, the better of both": best(by_tool)}
     lines = [["", "models", *VERDICTS, "median removed, right ones"]]
