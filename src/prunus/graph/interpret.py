@@ -34,7 +34,7 @@ class Outside:
 
 
 def execute(program: Program, outside: Outside, call: Call | None = None) -> list[Tensor]:
-    """Run a program and return its results; values are dropped after their last use.
+    """Run a program and return its results; values are taken when first read, and dropped after their last use.
 
     `call` computes a node from its arguments, instead of the operation itself.
     """
@@ -42,11 +42,17 @@ def execute(program: Program, outside: Outside, call: Call | None = None) -> lis
     sizes = [tuple(t.shape) for t in outside.inputs.values()]
     device = next((t.device for t in outside.inputs.values()), torch.device("cpu"))
     dying = last_uses(program)
+    waiting = {node.name: node for node in program.nodes if node.op in ("state", "constant", "input")}
     values: dict[str, Any] = {}
+
+    def read(name: str) -> Any:
+        if name in waiting:  # one layer's weights at a time are held as they are read, which may be in float64
+            values[name] = outside(waiting.pop(name))
+        return values[name]
 
     def resolve(value: Any) -> Any:
         if isinstance(value, Ref):
-            return values[value.name]
+            return read(value.name)
         if isinstance(value, list):
             return [resolve(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
         if isinstance(value, dict):
@@ -54,17 +60,17 @@ def execute(program: Program, outside: Outside, call: Call | None = None) -> lis
         return device if isinstance(value, torch.device) else value
 
     for node in program.nodes:
-        if node.op in ("state", "constant", "input"):
-            values[node.name] = outside(node)
-        elif node.op == "getitem":
-            values[node.name] = values[node.args[0].name][node.args[1]]
-        else:
+        if node.name in waiting:
+            continue
+        if node.op == "getitem":
+            values[node.name] = read(node.args[0].name)[node.args[1]]
+        elif node.op not in ("state", "constant", "input"):
             values[node.name] = call(
                 node, [resolve(a) for a in node.args], {k: resolve(v) for k, v in node.kwargs.items()}
             )
         for name in dying.get(node.name, ()):
             del values[name]
-    return [values[name] for name in program.outputs]
+    return [read(name) for name in program.outputs]
 
 
 def operate(node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
