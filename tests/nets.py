@@ -467,6 +467,20 @@ def averaged(shape: Shape, a: int, b: int, c: int) -> nn.Module:
     return (Fn(lambda x: x.mean(1)), Fn(lambda x: x[:, 0]), Fn(lambda x: x.flatten(1)), nn.Dropout())[a % 4]
 
 
+def recurrent(shape: Shape, a: int, b: int, c: int) -> nn.Module:
+    """LSTM, GRU or RNN over tokens, read at each step, the last one, or in its last states; or two steps of a cell."""
+    d, hidden = shape[-1], width(a)
+    last = lambda state: state[0] if isinstance(state, tuple) else state  # noqa: E731
+    if len(shape) == 2:
+        cell = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)[b % 3](d, hidden, bias=c % 2 == 0)
+        return Fn(lambda x, cell: last(cell(x.relu(), cell(x))), cell=cell)
+    kinds = (nn.LSTM, nn.GRU, nn.RNN)
+    form = {"num_layers": 1 + c % 2, "bidirectional": c % 4 > 1, "bias": b % 2 == 0, "batch_first": True}
+    rnn = kinds[b % 3](d, hidden, **form)
+    reads = (lambda y, _: y, lambda y, _: y[:, -1], lambda _, state: torch.cat([*last(state)], -1))
+    return Fn(lambda x, rnn: reads[c // 4](*rnn(x)), rnn=rnn)
+
+
 FEATURES: dict[str, Block] = {
     "linear": linear,
     "activation": features_activation,
@@ -477,6 +491,7 @@ FEATURES: dict[str, Block] = {
     "learned": learned,
     "concat": features_concat,
     "mixer": mixer,
+    "recurrent": recurrent,
     "averaged": averaged,
 }
 

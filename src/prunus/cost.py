@@ -109,9 +109,9 @@ def _macs_each(groups: Groups) -> Mapping[str, float]:
     for node in mode.program.nodes:
         note = mode.inferred.notes.get(node.name)
         if note is not None and note.macs is not None:
-            macs = prod(length(axis, own) for axis in note.macs)
             for name in {*multiplied_by(node, mode.inferred.roots)} & found.keys():
-                found[name] += macs / sizes[name]
+                axes = note.macs if note.each is None else (*note.each, *graph.state_axes[name])
+                found[name] += prod(length(axis, own) for axis in axes) / sizes[name]
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from prunus.apply.build import cut_one
 from prunus.apply.compare import REFUSALS, call, error_between, native_bound
 from prunus.apply.dependent import apart_by_values, start_error, zeroed_error
-from prunus.apply.double import ACCEPTED, Lookup, double, doubled, doubled_inputs
+from prunus.apply.double import ACCEPTED, Lookup, Precision
 from prunus.apply.redraw import redraw_inputs, redrawer
 from prunus.apply.zeroed import another_batch, zeroed
 from prunus.errors import ProofError
@@ -39,12 +40,13 @@ _CAST = 1e-4
 class Check:
     """Each method is one check; it notes its error and raises `ProofError` when that is too large."""
 
-    def __init__(self, model: nn.Module, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, precision: Precision) -> None:
         self.model, self.plan, self.graph = model, plan, plan.graph
         self.keep: Keep = plan.left
         self.alive: Keep = plan.groups.alive
         self.state = state_of(model).tensors
-        self.drawn: Lookup = redrawer(self.graph, self.state)
+        self.precision, self.least = precision, precision.accepted
+        self.drawn: Lookup = redrawer(self.graph, self.state, dtype=precision.dtype)
         self.errors: dict[str, float] = {}
         self.accepted: dict[str, float] = {}
         self.expected: list[Tensor] = []
@@ -71,20 +73,20 @@ class Check:
     def user(self, small: nn.Module) -> None:
         """With the user's weights, on every example."""
         for example in self.graph.examples:
-            expected = self._reference(self.graph.eval, example, doubled(self.state))
-            found = self._small(self.graph.eval, example, doubled(state_of(small).tensors))
-            self._note("user", error_between(expected, found), ACCEPTED)
+            expected = self._reference(self.graph.eval, example, self.precision.state(self.state))
+            found = self._small(self.graph.eval, example, self.precision.state(state_of(small).tensors))
+            self._note("user", error_between(expected, found), self.least)
 
     def redrawn(self) -> None:
         """With all floating state and inputs drawn anew, in eval and train mode: default weights hide wrong indices."""
         self.expected, error = self._drawn_apart(self.graph.eval, self.graph.inputs)
-        self._note("redrawn", error, ACCEPTED)
+        self._note("redrawn", error, self.least)
         if self.graph.train is None:
             return
         _, error = self._drawn_apart(self.graph.train, self.graph.inputs)
-        if error > ACCEPTED:  # statistics of two samples can be so ill-conditioned that rounding alone does this
+        if error > self.least:  # statistics of two samples can be so ill-conditioned that rounding alone does this
             _, error = self._drawn_apart(self.graph.train, another_batch(self.graph, more=_MANY))
-        self._note("train", error, ACCEPTED)
+        self._note("train", error, self.least)
 
     def _drawn_apart(self, mode: Mode, example: Inputs) -> tuple[list[Tensor], float]:
         """With everything drawn anew: the results of the reference, and how far the smaller graph is from them."""
@@ -101,12 +103,15 @@ class Check:
         plain = zeroed(self.model, self.graph, self.keep, self.alive)
         program = self.graph.eval.program
         casts = any(a is not b for a, b in zip(program.nodes, lifted(program).nodes, strict=True))
-        double = (private_copy(plain, share=False).double(), doubled_inputs, _CAST if casts else ACCEPTED)
-        for module, cast, accepted in (double, (plain, Inputs.of, native_bound(plain))):
+        tries: list[tuple[nn.Module, Callable[[Inputs], Inputs], float]] = [(plain, Inputs.of, native_bound(plain))]
+        if self.precision.dtype == torch.float64:
+            wide = private_copy(plain, share=False).double()
+            tries.insert(0, (wide, self.precision.inputs, _CAST if casts else ACCEPTED))
+        for module, cast, accepted in tries:
             for example in (another_batch(self.graph), self.graph.inputs):
                 try:
                     expected = call(module, cast(example), self.graph)
-                    found = self._small(self.graph.eval, example, doubled(state_of(small).tensors))
+                    found = self._small(self.graph.eval, example, self.precision.state(state_of(small).tensors))
                 except (*REFUSALS, ProofError):  # the user's code makes float32 tensors itself, or holds the batch size
                     continue
                 return self._note("zeroed", error_between(expected, found), accepted)
@@ -145,25 +150,25 @@ class Check:
         for seed in range(1, _DRAWS + 1):
             wrong = self._small(self.graph.eval, redraw_inputs(self.graph.inputs), self._cut(keep), keep)
             error = error_between(self.expected, wrong)
-            if error >= CONTROL * ACCEPTED:
+            if error >= CONTROL * self.least:
                 return error
-            self.drawn = redrawer(self.graph, self.state, seed)
+            self.drawn = redrawer(self.graph, self.state, seed, self.precision.dtype)
             self.redrawn()
-        if self.graph.depends and (error := apart_by_values(self.model, self.plan, wrong_plan)) >= CONTROL * ACCEPTED:
+        if self.graph.depends and (error := apart_by_values(self.model, self.plan, wrong_plan)) >= CONTROL * self.least:
             return error
         raise ProofError(
             "The check is blind here: a model cut one unit off differs from the reference by less than "
-            f"{CONTROL * ACCEPTED:.0e}, so nothing is proven. Most likely the output does not depend on the groups "
+            f"{CONTROL * self.least:.0e}, so nothing is proven. Most likely the output does not depend on the groups "
             "that were cut."
         )
 
     def full(self, example: Inputs, state: Lookup) -> list[Tensor]:
         """The model as it is, nothing removed, in eval mode."""
-        program = lifted(fit(self.graph, self.graph.eval, self.alive))
+        program = self.precision.program(fit(self.graph, self.graph.eval, self.alive))
         return execute(program, self._outside(example, state, self.alive))
 
     def _reference(self, mode: Mode, example: Inputs, state: Lookup) -> list[Tensor]:
-        program = without_draws(lifted(fit(self.graph, mode, self.alive)))
+        program = without_draws(self.precision.program(fit(self.graph, mode, self.alive)))
         torch.manual_seed(0)  # what is drawn all the same is drawn alike
         whole = execute(program, self._outside(example, state, self.alive), Reference(mode, self.keep, self.alive))
         return [self._stays(t, mode.inferred.of(name)) for t, name in zip(whole, program.outputs, strict=True)]
@@ -178,7 +183,7 @@ class Check:
 
     def _small(self, mode: Mode, example: Inputs, state: Lookup, keep: Keep | None = None) -> list[Tensor]:
         keep = self.keep if keep is None else keep
-        program = without_draws(lifted(fit(self.graph, mode, keep)))
+        program = without_draws(self.precision.program(fit(self.graph, mode, keep)))
         torch.manual_seed(0)  # what is drawn all the same is drawn alike
         try:
             return execute(program, self._outside(example, state, keep))
@@ -188,8 +193,8 @@ class Check:
             ) from error
 
     def _outside(self, example: Inputs, state: Lookup, keep: Keep) -> Outside:
-        constants = {name: double(t) for name, t in fit_constants(self.graph, keep).items()}
-        return Outside(state, constants, input_tensors(doubled_inputs(example)))
+        constants = {name: self.precision.value(t) for name, t in fit_constants(self.graph, keep).items()}
+        return Outside(state, constants, input_tensors(self.precision.inputs(example)))
 
     def _cut(self, keep: Keep) -> Lookup:
         return lambda name: cut_one(self.graph, name, self.drawn(name), keep, self.alive)

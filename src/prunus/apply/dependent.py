@@ -15,7 +15,7 @@ from torch import nn
 
 from prunus.apply.build import cut_state
 from prunus.apply.compare import REFUSALS, call, error_between, native_bound
-from prunus.apply.double import ACCEPTED, doubled_inputs
+from prunus.apply.double import ACCEPTED, Precision
 from prunus.apply.redraw import redraw_inputs
 from prunus.apply.surgery import candidates
 from prunus.apply.zeroed import zeroed
@@ -105,7 +105,7 @@ def zeroed_error(model: nn.Module, small: nn.Module, plan: Plan) -> tuple[float,
     plain = zeroed(model, plan.graph, exact.left, plan.groups.alive)
     with suppress(*REFUSALS):
         wide, narrow = (private_copy(m, share=False).double() for m in (plain, small))
-        return max(_gaps(wide, narrow, plan.graph, doubled_inputs)), ACCEPTED
+        return max(_gaps(wide, narrow, plan.graph, Precision().inputs)), ACCEPTED
     return max(_gaps(plain, small, plan.graph, Inputs.of)), native_bound(model)
 
 

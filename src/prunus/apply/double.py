@@ -1,29 +1,58 @@
-"""Values in float64, so that a proof can tell rounding from a fault."""
+"""Values in the precision of a proof: float64, to tell rounding from a fault, or float32 for huge models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prunus.graph.fit import lifted
 from prunus.graph.nest import input_tensors, with_tensors
+from prunus.graph.program import Program
 from prunus.types import Inputs
 
 ACCEPTED = 1e-9
 """Relative error accepted in float64."""
+HUGE = 100_000_000
+"""Models of more parameters are proven in float32, unless float64 is asked for."""
 
 Lookup = Callable[[str], Tensor]
+Verify = bool | Literal["native", "float64"]
 
 
-def double(tensor: Tensor) -> Tensor:
-    """A tensor of its own: float64 where it is floating."""
-    return tensor.detach().to(torch.float64, copy=True) if tensor.dtype.is_floating_point else tensor.detach().clone()
+@dataclass(frozen=True)
+class Precision:
+    """How a proof computes, and the relative error that it accepts."""
+
+    dtype: torch.dtype = torch.float64
+    accepted: float = ACCEPTED
+
+    def value(self, tensor: Tensor) -> Tensor:
+        """A tensor of its own: at this precision where it is floating."""
+        kind = self.dtype if tensor.dtype.is_floating_point else tensor.dtype
+        return tensor.detach().to(kind, copy=True)
+
+    def state(self, state: Mapping[str, Tensor]) -> Lookup:
+        return lambda name: self.value(state[name])
+
+    def inputs(self, example: Inputs) -> Inputs:
+        return with_tensors(example, {path: self.value(t) for path, t in input_tensors(example).items()})
+
+    def program(self, program: Program) -> Program:
+        return lifted(program, self.dtype)
+
+    @property
+    def name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
 
-def doubled(state: Mapping[str, Tensor]) -> Lookup:
-    return lambda name: double(state[name])
+NATIVE = Precision(torch.float32, 1e-4)
 
 
-def doubled_inputs(example: Inputs) -> Inputs:
-    return with_tensors(example, {path: double(t) for path, t in input_tensors(example).items()})
+def precision_for(model: nn.Module, asked: Verify = True) -> Precision:
+    """Float64, or float32 for `"native"` and for models so large that float64 would not fit beside them."""
+    size = sum(p.numel() for p in model.parameters())
+    return NATIVE if asked == "native" or (size > HUGE and asked != "float64") else Precision()

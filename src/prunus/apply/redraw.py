@@ -11,12 +11,14 @@ from torch import Tensor
 
 from prunus.graph.graph import Graph
 from prunus.graph.nest import input_tensors, with_tensors
-from prunus.graph.node import Ref
+from prunus.graph.node import find_refs
 from prunus.types import Inputs
 
 
-def redrawer(graph: Graph, state: Mapping[str, Tensor], seed: int = 0) -> Callable[[str], Tensor]:
-    """State name -> the same values at each call for one seed, in float64: scales and variances in [0.5, 1.5], biases
+def redrawer(
+    graph: Graph, state: Mapping[str, Tensor], seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Callable[[str], Tensor]:
+    """State name -> the same values at each call for one seed: scales and variances in [0.5, 1.5], biases
     and weights normal, weights with the variance that keeps activations in range. Integers stay as they are. What was
     drawn is kept in float32, on the device of the state; it is drawn on the CPU, so alike for every device.
     """
@@ -37,7 +39,7 @@ def redrawer(graph: Graph, state: Mapping[str, Tensor], seed: int = 0) -> Callab
 
     def drawn(name: str) -> Tensor:
         values = draw(name)
-        return values.double() if values.dtype.is_floating_point else values.clone()
+        return values.to(dtype if values.dtype.is_floating_point else values.dtype, copy=True)
 
     return drawn
 
@@ -48,10 +50,9 @@ def _biases(graph: Graph) -> set[str]:
     for mode in graph.modes:
         for node in mode.program.nodes:
             bound = node.bound()
-            for name in ("bias", "running_mean"):
-                value = bound.get(name)
-                if isinstance(value, Ref):
-                    found |= mode.inferred.roots.get(value.name, frozenset())
+            for name in ("bias", "running_mean", "b_ih", "b_hh", "params"):  # in `params`, all that is one row
+                for ref in find_refs(bound.get(name)):
+                    found |= mode.inferred.roots.get(ref.name, frozenset())
     return found
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prunus.apply.build import graph_model
 from prunus.apply.compare import REFUSALS, agrees, error_between, native_bound
 from prunus.apply.dependent import cut_by_values
+from prunus.apply.double import Verify
 from prunus.apply.surgery import candidates
 from prunus.apply.verify import verify as prove
 from prunus.errors import PlanError, TraceError
@@ -24,11 +25,12 @@ from prunus.score import check_shapes
 from prunus.types import Inputs
 
 
-def shrink(model: nn.Module, plan: Plan, *, verify: bool = True) -> nn.Module:
+def shrink(model: nn.Module, plan: Plan, *, verify: Verify = True) -> nn.Module:
     """A new model without the units that `plan` removes; `model` is left as it is.
 
     The result is a copy of the user's own class where that can be cut and agrees with the graph, else a `GraphModel`
-    with the same state names. With `verify` it is proven equal to its reference first.
+    with the same state names. With `verify` it is proven equal to its reference first: in float64, or for `"native"`
+    and models of more than 100 million parameters in float32.
 
     Raises `PlanError` when the model is not at the widths the plan starts from or the plan is over units within
     tensors, `ProofError` when the smaller model cannot be proven.
@@ -38,7 +40,7 @@ def shrink(model: nn.Module, plan: Plan, *, verify: bool = True) -> nn.Module:
     check_shapes(model, plan.groups)
     small = cut_by_values(model, plan) if plan.graph.depends else _cut(model, plan)
     if verify:
-        prove(model, small, plan)
+        prove(model, small, plan, precision=verify)
     return small
 
 

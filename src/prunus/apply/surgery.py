@@ -78,6 +78,8 @@ def _edits(
     state = {**state, **{name: state[source] for name, source in graph.aliases.items() if source in state}}
     known = {e for path, module in model.named_modules() for e in _known_layer(path, module, state, sizes)}
     settled = {(e.module, e.key) for e in known}
+    for path, module in model.named_modules():  # of torch's recurrent ones all is known: num_layers is no width
+        settled |= {(path, key) for key in integers[path] if _said_of_recurrent(path, module, state)}
     unsure: dict[tuple[str, str, int], list[list[Edit]]] = {}
     for (path, old), news in sizes.items():
         keys = [k for k, v in integers.get(path, {}).items() if v == old and (path, k) not in settled]
@@ -116,7 +118,8 @@ def _known_layer(
 ) -> Iterator[Edit]:
     """The integers of torch's own layers that say the shape of their weight, and their groups."""
     weight = _weight_of(path, module, state)
-    for key, new in _said(module, tuple(weight.shape), path, sizes).items() if weight is not None else ():
+    said = {} if weight is None else _said(module, tuple(weight.shape), path, sizes)
+    for key, new in {**said, **_said_of_recurrent(path, module, state)}.items():
         old = read_integer(module, key)
         if old is not None and old != new:
             yield Edit(path, key, old, new)
@@ -155,6 +158,20 @@ def _said(
     if isinstance(module, nn.GroupNorm):
         return {"num_channels": shape[0], "num_groups": min(sizes.get((path, module.num_groups), {module.num_groups}))}
     return {}
+
+
+def _said_of_recurrent(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
+    """The integers of a recurrent layer or cell; every gate has as many rows as there are hidden units."""
+    if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return {}
+    end = "_l0" if isinstance(module, nn.RNNBase) else ""
+    own = dict(module.named_parameters(recurse=False)).get(f"weight_ih{end}")
+    inner, projection = (state.get(f"{path}.weight_{name}{end}".lstrip(".")) for name in ("ih", "hr"))
+    if own is None or inner is None:
+        return {}
+    gates = own.shape[0] // module.hidden_size
+    said = {"input_size": inner.shape[1], "hidden_size": inner.shape[0] // gates}
+    return said if projection is None else {**said, "proj_size": projection.shape[0]}
 
 
 def read_integer(module: nn.Module, key: str) -> int | None:

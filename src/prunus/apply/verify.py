@@ -15,6 +15,7 @@ from torch import nn
 
 from prunus.apply.check import Check
 from prunus.apply.dependent import unmoved_by_values
+from prunus.apply.double import Verify, precision_for
 from prunus.apply.witness import unwitnessed
 from prunus.graph.private import unwrap
 from prunus.plan import Plan
@@ -28,13 +29,15 @@ class Proof:
     Checks: `user` and `redrawn` weights against the reference in float64, `train` mode likewise, `zeroed` (the user's
     module with zeroed parameters, at another batch size; only for exact groups), `module` (the returned module against
     its graph at its own dtype). `control` is the error of a model cut one unit off, which a check must see.
-    `unwitnessed` names groups whose removal moves nothing, even with redrawn weights.
+    `unwitnessed` names groups whose removal moves nothing, even with redrawn weights. `precision` is what the graph
+    was compared in.
     """
 
     errors: Mapping[str, float]
     accepted: Mapping[str, float]
     control: float
     unwitnessed: tuple[str, ...] = ()
+    precision: str = "float64"
 
     def __str__(self) -> str:
         lines = [f"{name:<8} {error:.1e} (accepted {self.accepted[name]:.0e})" for name, error in self.errors.items()]
@@ -42,14 +45,17 @@ class Proof:
         return "\n".join([*lines, *(f"not witnessed: {name}" for name in self.unwitnessed)])
 
 
-def verify(model: nn.Module, small: nn.Module, plan: Plan) -> Proof:
+def verify(model: nn.Module, small: nn.Module, plan: Plan, *, precision: Verify = True) -> Proof:
     """Prove that `small` is `model` without the units that `plan` removes; neither is changed.
 
-    `small` must have the weights the cut gave it: prove before recovery. Raises `ProofError` naming the failed check.
+    In float64; in float32 for `precision="native"`, and for models of more than 100 million parameters unless
+    `precision="float64"`. `small` must have the weights the cut gave it: prove before recovery.
+
+    Raises `ProofError` naming the failed check.
     """
     model, small = unwrap(model), unwrap(small)
     check_shapes(model, plan.groups)
-    check = Check(model, plan)
+    check = Check(model, plan, precision_for(model, precision))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         check.state_is_cut(small)
         check.user(small)
@@ -60,4 +66,4 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan) -> Proof:
         unseen = unwitnessed(check)
         if plan.graph.depends:
             unseen = unmoved_by_values(model, plan, unseen)
-        return Proof(check.errors, check.accepted, control, unseen)
+        return Proof(check.errors, check.accepted, control, unseen, check.precision.name)

@@ -26,6 +26,7 @@ def quiet() -> Generator[None]:
     with warnings.catch_warnings(), quieted(_loud()), redirect_stderr(io.StringIO()):
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category)
+        warnings.filterwarnings("ignore", ".*_flat_weights", UserWarning)  # the list torch's own recurrent layers keep
         yield
 
 

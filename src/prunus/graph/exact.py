@@ -12,6 +12,7 @@ from prunus.graph.axes import Atom, Axes
 from prunus.graph.infer import Inferred
 from prunus.graph.node import Node, Ref, find_refs
 from prunus.graph.program import Program
+from prunus.graph.rules import recurrent
 from prunus.graph.see import Place
 
 _ZERO_AT_ZERO = set(
@@ -48,7 +49,7 @@ def inexact_leaves(program: Program, inferred: Inferred) -> dict[Atom, str]:
             continue
         for leaf, reason in _broken(node, inferred, zeros) if node.name in inferred.live else ():
             reasons.setdefault(leaf, reason)
-        zeros[node.name] = here & _zero_after(node, inferred, zeros)
+        zeros[node.name] = here if node.name in inferred.blank else here & _zero_after(node, inferred, zeros)
     return reasons
 
 
@@ -73,9 +74,18 @@ def _zero_after(node: Node, inferred: Inferred, zeros: dict[str, set[Atom]]) -> 
         return _any(at("weight"))
     if name in _PRODUCTS:
         return _any(operands)
+    if name in recurrent.RULES:
+        return _zero_states(node, inferred, zeros)
     if name in ("div", "divide", "true_divide"):
         return at("self")[0] - _any(at("other")) if at("self") else set()
     return _elementwise(name, node, inferred, zeros)
+
+
+def _zero_states(node: Node, inferred: Inferred, zeros: dict[str, set[Atom]]) -> set[Atom]:
+    """A hidden unit whose rows of all weights and whose first state are zero stays zero, whatever its gates are."""
+    refs = [ref for argument, value in node.bound().items() if argument != "input" for ref in find_refs(value)]
+    lost = {leaf for ref in refs for leaf in _leaves(inferred.axes[ref.name]) - zeros[ref.name]}
+    return {leaf for ref in refs for leaf in zeros[ref.name]} - lost
 
 
 def _elementwise(name: str, node: Node, inferred: Inferred, zeros: dict[str, set[Atom]]) -> set[Atom]:

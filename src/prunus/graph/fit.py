@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.errors import PlanError
 from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.node import Meta, Node, find_refs, signature
@@ -39,8 +40,14 @@ def fit_constants(graph: Graph, keep: Keep) -> dict[str, Tensor]:
 
 def _fit_node(node: Node, mode: Mode, kept: Mapping[Atom, int], moving: Mapping[Atom, tuple[int, int]]) -> Node:
     note = mode.inferred.notes.get(node.name)
-    if note is None or not (note.sizes or note.defaults):
+    if note is None or not (note.sizes or note.defaults or note.apart):
         return node
+    for a, b, why in note.apart:
+        if length(a, kept) == length(b, kept):
+            raise PlanError(
+                f"{node.module or 'the model'!r} would have two sizes of {length(a, kept)} that must differ: {why}. "
+                "Keep more units of one of them, or leave one out with groups.skip(...)."
+            )
     for place, axis in note.sizes.items():
         size = size_of(axis, kept, moving)
         node = with_argument(node, place, _said(size, place, note))
@@ -111,8 +118,8 @@ def _settle(node: Node) -> Node:
     bound = node.bound()
     if "dropout" in name:
         return replace(node, op="aten.alias.default", args=node.args[:1], kwargs={})
-    if "dropout_p" in bound:
-        return with_argument(node, Place("dropout_p"), 0.0)
+    for rate in {"dropout_p", "dropout"} & bound.keys():  # of attention, between recurrent layers
+        return with_argument(node, Place(rate), 0.0)
     if name in ("bernoulli_", "normal_", "uniform_"):
         return replace(node, op="aten.fill_.Scalar", args=(node.args[0], _DRAWN), kwargs={})
     if name not in ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal"):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from prunus.graph.axes import Algebra, Axes, Axis, fresh
+from prunus.graph.blank import blank_values
 from prunus.graph.node import Meta, Node, Out, Ref, find_refs, overload
 from prunus.graph.program import Program
 from prunus.graph.rules import find_rule, moves, routes
@@ -29,13 +30,14 @@ class Inferred:
     """The axes of every value of one program, and the notes its rules left.
 
     `roots` names the state that each value made of state alone comes from, `live` the nodes that a result or an act in
-    place depends on.
+    place depends on, `blank` the values that are all zero.
     """
 
     axes: dict[str, tuple[Axes, ...]]
     notes: dict[str, Note]
     roots: dict[str, frozenset[str]]
     live: frozenset[str]
+    blank: frozenset[str]
     unruled: tuple[Unruled, ...]
 
     def of(self, name: str) -> Axes:
@@ -44,7 +46,7 @@ class Inferred:
 
 def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Algebra) -> Inferred:
     """Infer one program; `outside` holds the axes of state, inputs and constants, shared between programs."""
-    walk = _Walk(algebra, _live(program))
+    walk = _Walk(algebra, program)
     for node in program.nodes:
         if node.op in ("state", "input", "constant"):
             walk.axes[node.name] = (outside[node.op, node.args[0]],)
@@ -65,7 +67,7 @@ def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Al
             algebra.say(axis, "fixed", "an output of the model")
         if (name, 0) in walk.pointing:
             algebra.say(walk.pointing[name, 0], "fixed", "indices of it are an output of the model")
-    return Inferred(walk.axes, walk.notes, walk.roots, walk.live, tuple(walk.unruled))
+    return Inferred(walk.axes, walk.notes, walk.roots, walk.live, walk.blank, tuple(walk.unruled))
 
 
 def axes_of(tensor: Tensor) -> Axes:
@@ -83,10 +85,22 @@ def _live(program: Program) -> frozenset[str]:
     return frozenset(live)
 
 
+def _used(program: Program, live: frozenset[str]) -> dict[str, frozenset[int]]:
+    """Node -> those of its several results that a live node reads."""
+    used: dict[str, frozenset[int]] = {}
+    for node in program.nodes:
+        if node.op == "getitem" and node.name in live:
+            source, index = node.args[0].name, node.args[1]
+            used[source] = used.get(source, frozenset()) | {index}
+    return used
+
+
 class _Walk:
-    def __init__(self, algebra: Algebra, live: frozenset[str]) -> None:
+    def __init__(self, algebra: Algebra, program: Program) -> None:
         self.algebra = algebra
-        self.live = live
+        self.live = _live(program)
+        self.blank = blank_values(program)
+        self.used = _used(program, self.live)
         self.axes: dict[str, tuple[Axes, ...]] = {}
         self.out: dict[str, Out] = {}
         self.notes: dict[str, Note] = {}
@@ -97,7 +111,7 @@ class _Walk:
 
     def visit(self, node: Node) -> None:
         outs = _metas(node.out)
-        see = See(self.algebra, outs)
+        see = See(self.algebra, outs, self.used.get(node.name, frozenset()))
         said = len(self.algebra.facts)
         acts = bool(outs) or overload(node.op)._schema.is_mutable  # an operation may only write, and return nothing
         made = self._apply(see, node) if acts else ()
@@ -150,7 +164,9 @@ class _Walk:
             if not isinstance(meta, Meta):
                 return None  # a number that was read from a tensor
             points = self.pointing.get((value.name, 0))
-            return Value(place, meta, self.axes[value.name][0], value.name in self.roots, points)
+            return Value(
+                place, meta, self.axes[value.name][0], value.name in self.roots, value.name in self.blank, points
+            )
         if isinstance(value, list):
             items: list[Any] = value
             return [self._value(Place(place.arg, i), v) if isinstance(v, Ref) else v for i, v in enumerate(items)]

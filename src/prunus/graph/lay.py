@@ -25,8 +25,8 @@ from prunus.patterns import Laid, block_of, multiples_of
 
 _Sheets = Mapping[str, Grid]
 """State name of each weight -> its shape, and which dimensions are its outputs and inputs."""
-_BESIDE = ("bias", "attn_mask")
-"""Arguments of a product that are added, not multiplied."""
+_BESIDE = ("bias", "attn_mask", "b_ih", "b_hh", "hx")
+"""Arguments of a product that are no weights of it: they are added, or are a first state."""
 _NO_PRODUCTS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 _PRODUCTS = (
     *(nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention),

@@ -58,10 +58,12 @@ def _spread(fixed: dict[Atom, str], together: Sequence[tuple[Atom, ...]]) -> Non
 
 
 def _reached(mode: Mode) -> Iterator[Atom]:
-    """Leaves that some value has which is not made of state alone."""
+    """Leaves that some value has which is not made of state alone, or that is inside an operation."""
     for name, many in mode.inferred.axes.items():
         if name not in mode.inferred.roots:
             yield from (leaf for axes in many for axis in axes for leaf in axis.leaves())
+            note = mode.inferred.notes.get(name)
+            yield from (leaf for axis in (note.inner if note else ()) for leaf in axis.leaves())
 
 
 def _consumed(mode: Mode) -> Iterator[tuple[str, Atom]]:

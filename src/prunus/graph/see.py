@@ -19,7 +19,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor argument: where it stands, its shape, its axes, and whether it is made of state alone.
+    """A tensor argument: where it stands, its shape, its axes, whether it is made of state alone, and all zero.
 
     `points` is the axis that its entries are indices of, where they came from a choice among that axis.
     """
@@ -28,6 +28,7 @@ class Value:
     meta: Meta
     axes: Axes
     state: bool
+    blank: bool = False
     points: Axis | None = None
 
     @property
@@ -58,23 +59,31 @@ class Note:
     """Integer arguments that are the size of an axis."""
     minus: set[Place] = field(default_factory=set[Place])
     """Those of them that count from the back, so that they are minus that size."""
-    defaults: dict[str, tuple[Axis, Any]] = field(default_factory=dict[str, "tuple[Axis, Any]"])
-    """Arguments whose default depends on the size of an axis, with the value they had at full width."""
     less: dict[Place, int] = field(default_factory=dict[Place, int])
     """Those of them that are so much less than the size."""
+    defaults: dict[str, tuple[Axis, Any]] = field(default_factory=dict[str, "tuple[Axis, Any]"])
+    """Arguments whose default depends on the size of an axis, with the value they had at full width."""
     reads: list[Read] = field(default_factory=list[Read])
     points: dict[int, Axis] = field(default_factory=dict[int, Axis])
     """Which of the results are indices, and of what axis."""
+    apart: list[tuple[Axis, Axis, str]] = field(default_factory=list["tuple[Axis, Axis, str]"])
+    """Axes that must not become equally long, and why."""
+    inner: list[Axis] = field(default_factory=list[Axis])
+    """Axes of what the node computes on the way and hands to nobody: units of lower layers."""
     macs: tuple[Axis, ...] | None = None
     """Multiply-accumulates of the node: the product of the sizes of these axes."""
+    each: tuple[Axis, ...] | None = None
+    """Of these, those of each element of a weight, where several weights are no factors of each other."""
 
 
 class See:
     """The context of one rule call."""
 
-    def __init__(self, algebra: Algebra, out: tuple[Meta, ...]) -> None:
+    def __init__(self, algebra: Algebra, out: tuple[Meta, ...], used: frozenset[int] = frozenset()) -> None:
+        """`used` are those of several results that something reads."""
         self.algebra = algebra
         self.out = out
+        self.used = used
         self.note = Note()
 
     @property

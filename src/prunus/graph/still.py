@@ -21,6 +21,7 @@ from prunus.graph.graph import Graph, Mode
 from prunus.graph.interpret import operate
 from prunus.graph.node import Node, Ref, find_refs, overload
 from prunus.graph.program import Program
+from prunus.graph.rules import recurrent
 from prunus.graph.see import Place, Read
 from prunus.graph.still_rules import RULES, Fact, Operand, draws, fact_of, plain
 from prunus.graph.width import positions
@@ -128,7 +129,10 @@ class _Walk:
         for read in note.reads if note else ():
             for leaf in dict.fromkeys(read.over.leaves()):
                 fact = self._of(refs[read.place], leaf, [read.dim])
-                found.setdefault((leaf, _sum_of(node, read)), []).append(fact)
+                for place in _sums_of(node, read):
+                    found.setdefault((leaf, place), []).append(fact)
+                if _reads_states(node, read):  # the other factor is nobody's argument
+                    found[leaf, read.place].append(self._fact(node, leaf))
         for (leaf, _), facts in found.items():
             zero = reduce(torch.logical_or, [f.zero for f in facts])
             fact = Fact(zero, zero | reduce(torch.logical_and, [f.still for f in facts]))
@@ -146,8 +150,21 @@ def _places(node: Node) -> Iterator[tuple[Place, Ref]]:
             yield from ((Place(arg), ref) for ref in find_refs(value))
 
 
+def _sums_of(node: Node, read: Read) -> list[Any]:
+    """For which sums of the operation; each weight of a recurrent one has a sum of its own."""
+    if plain(node.op) not in recurrent.RULES:
+        return [_sum_of(node, read)]
+    return recurrent.first_weights(node) if read.place.arg == "input" else [read.place]
+
+
+def _reads_states(node: Node, read: Read) -> bool:
+    """Is it a weight by which a recurrent operation multiplies hidden units?"""
+    firsts = recurrent.first_weights(node) if plain(node.op) in recurrent.RULES else [read.place]
+    return read.place not in firsts and read.place.arg != "input"
+
+
 def _sum_of(node: Node, read: Read) -> Any:
-    """For which sum of the operation: the letter of an einsum, the dimension where nothing is multiplied."""
+    """The letter of an einsum, the dimension where nothing is multiplied."""
     if plain(node.op) != "einsum":
         return None if plain(node.op) in RULES else read.dim
     return node.args[0].replace(" ", "").partition("->")[0].split(",")[read.place.index or 0][read.dim]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunus.graph.interpret import operate
 from prunus.graph.node import Meta, Node, Ref, overload
-from prunus.graph.rules import pointwise
+from prunus.graph.rules import pointwise, recurrent
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +133,16 @@ def _attention(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
     return Fact(value.zero, value.zero)
 
 
+def _recurrent(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
+    """A hidden unit whose rows of all weights and whose first state are zero stays zero; else it is not still."""
+    rows = [o.fact.zero for o in operands if o.fact and o.arg not in ("input", "hx")]
+    starts = [o for o in operands if o.arg == "hx"]
+    if not rows or not all(o.fact or o.blank for o in starts):
+        return unknown
+    zero = reduce(torch.logical_and, [*rows, *(o.fact.zero for o in starts if o.fact)])
+    return Fact(zero, zero)
+
+
 def _joined(_: Node, operands: list[Operand], unknown: Fact) -> Fact:
     """Operands without the leaf lie beside it."""
     return reduce(Fact.__and__, [o.fact for o in operands if o.fact] or [unknown])
@@ -155,4 +165,5 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"), _norm),
     **dict.fromkeys(("cat", "stack"), _joined),
     "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(recurrent.RULES, _recurrent),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prunus.graph.rules import contract, create, normalize, pointwise, position, route, shape, special
+from prunus.graph.rules import contract, create, normalize, pointwise, position, recurrent, route, shape, special
 
 RULES: dict[str, Callable[..., Any]] = {
     **pointwise.RULES,
@@ -20,6 +20,7 @@ RULES: dict[str, Callable[..., Any]] = {
     **create.RULES,
     **route.RULES,
     **special.RULES,
+    **recurrent.RULES,
 }
 
 
