@@ -3,7 +3,9 @@
 from prunus import criteria, errors, schedules, statistics
 from prunus.allocate import allocate
 from prunus.apply.carry import carry
+from prunus.apply.drop import drop_layers
 from prunus.apply.gradual import Gradual
+from prunus.apply.layers import Layers, layers
 from prunus.apply.mask import Mask, mask
 from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
@@ -39,6 +41,7 @@ __all__ = [
     "Group",
     "Groups",
     "Inputs",
+    "Layers",
     "Mask",
     "Measurement",
     "NofM",
@@ -52,10 +55,12 @@ __all__ = [
     "compare",
     "criteria",
     "distillation",
+    "drop_layers",
     "errors",
     "export",
     "finetune",
     "group",
+    "layers",
     "load",
     "load_plan",
     "mask",

@@ -41,9 +41,13 @@ def native_bound(model: nn.Module) -> float:
 
 
 def call(model: nn.Module, example: Inputs, graph: Graph) -> list[Tensor]:
-    """The traced results of a module in eval mode, called on copies; its mode, buffers and inputs stay as they are."""
+    """The traced results of a module in eval mode; its mode, buffers and inputs stay as they are."""
+    return results(model, example, list(graph.eval.program.spec.get("dict", {})) or None)
+
+
+def results(model: nn.Module, example: Inputs, names: Sequence[str] | None) -> list[Tensor]:
+    """The results of a module in eval mode, or those of these names, called on copies."""
     mine = private_copy(model).eval()
-    names = list(graph.eval.program.spec.get("dict", {})) or None
     own = with_tensors(example, {path: t.clone() for path, t in input_tensors(example).items()})
     with torch.no_grad():
         return take_outputs(mine(*own.args, **own.kwargs), names)[0]

@@ -13,6 +13,7 @@ from prunus.apply.dependent import cut_by_values
 from prunus.apply.double import Verify
 from prunus.apply.surgery import candidates
 from prunus.apply.verify import verify as prove
+from prunus.apply.widths import say_widths
 from prunus.errors import PlanError, TraceError
 from prunus.graph.capture import capture
 from prunus.graph.fit import fit_constants, without_draws
@@ -31,6 +32,8 @@ def shrink(model: nn.Module, plan: Plan, *, verify: Verify = True) -> nn.Module:
     The result is a copy of the user's own class where that can be cut and agrees with the graph, else a `GraphModel`
     with the same state names. With `verify` it is proven equal to its reference first: in float64, or for `"native"`
     and models of more than 100 million parameters in float32.
+    A configuration that the class is built from follows where it can say the new sizes: where layers that were alike
+    are cut alike.
 
     Raises `PlanError` when the model is not at the widths the plan starts from or the plan is over units within
     tensors, `ProofError` when the smaller model cannot be proven.
@@ -63,6 +66,7 @@ def _cut_class(model: nn.Module, made: GraphModel, plan: Plan) -> nn.Module | No
     state = state_of(made).tensors
     for copy in candidates(plan.graph, model, state, plan.left, plan.groups.alive):
         if agrees(copy, made, plan.graph) and _trains_alike(copy, made, plan):
+            say_widths(model, copy, plan)
             return copy  # each module in training or eval mode as the original's: frozen norms stay frozen
     return None
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from torch import Tensor
 
 from prunus.graph.axes import Atom, Axes
+from prunus.graph.configuration import Place
 from prunus.graph.dependent import before, value_read
 from prunus.graph.infer import Inferred, Unruled
 from prunus.graph.node import Meta
@@ -69,6 +70,8 @@ class Graph:
     """State kept as plain attributes: neither parameters nor buffers."""
     integers: Mapping[str, Mapping[str, int]]
     """Module path -> its integer attributes: what sizes in the user's code may come from."""
+    config: Mapping[Place, int | None]
+    """The numbers of the model's own configuration, if it holds one, and what is not set there."""
     state_axes: Mapping[str, Axes]
     constants: Mapping[str, Tensor]
     constant_axes: Mapping[str, Axes]

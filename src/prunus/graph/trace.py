@@ -12,6 +12,7 @@ from torch import nn
 from prunus.errors import TraceError
 from prunus.graph.axes import Algebra, Axes
 from prunus.graph.capture import Captured, annotate_modules, capture
+from prunus.graph.configuration import config_of, numbers_of
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.infer import axes_of, infer
 from prunus.graph.leaves import gather
@@ -48,7 +49,7 @@ def trace(model: nn.Module, inputs: Any, *, outputs: Sequence[str] | None = None
     for number, example in enumerate(examples[1:] if not evaluated.program.depends else (), 2):
         _check_alike(number, mine, state, example, outputs, evaluated)
     graph = _infer(type(model).__name__, state, plain, examples, first, evaluated, trained, train_error)
-    return replace(graph, integers=integers_of(model))
+    return replace(graph, integers=integers_of(model), config=numbers_of(config_of(model)))
 
 
 def integers_of(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -156,6 +157,7 @@ def _infer(
         hidden=state.hidden,
         plain=plain,
         integers={},
+        config={},
         state_axes=state_axes,
         constants=constants,
         constant_axes={name: outside["constant", name] for name in constants},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from prunus.apply.surgery import Edit, apply_edits, read_integer, replace_state
 from prunus.errors import ArtifactError
+from prunus.graph.configuration import Place, config_of, numbers_of, say
 from prunus.graph.encode import decode_program
 from prunus.graph.interpret import GraphModel
 from prunus.graph.layout import in_format
@@ -122,9 +124,11 @@ def _as_class(folder: Path, graph: dict[str, Any], state: dict[str, Tensor], mod
             f"make_model() gave a {type(model).__name__}; expected the original model, a {surgery['class']}."
         )
     edits = [_checked_edit(folder, model, entry) for entry in surgery["entries"]]
+    widths = dict(_checked_width(folder, model, entry) for entry in surgery.get("config", ()))
     _check_state(folder, model, state, graph["aliases"])
     apply_edits(model, edits)
     replace_state(model, state, graph["aliases"])
+    say(model, widths)
     return model
 
 
@@ -147,6 +151,24 @@ def _checked_edit(folder: Path, model: nn.Module, entry: Any) -> Edit:
             f"{edit.module}.{edit.key} of make_model() is {found!r}; the saved model started from {edit.old}."
         )
     return edit
+
+
+def _checked_width(folder: Path, model: nn.Module, entry: Any) -> tuple[Place, int]:
+    """A number of the configuration: it must have the old value, or be unset as then, and not grow."""
+    place: Place = tuple(entry["place"])
+    old, new = entry["old"], entry["new"]
+    named = bool(place) and all(type(key) is int or re.fullmatch(r"[a-zA-Z]\w*", str(key)) for key in place)
+    if not named or type(new) is not int or new <= 0 or not (old is None or (type(old) is int and new <= old)):
+        raise ArtifactError(
+            f"{folder / 'surgery.json'}: config {entry['place']!r} from {old!r} to {new!r}; sizes are integers and "
+            "only shrink."
+        )
+    found = numbers_of(config_of(model)).get(place)
+    if found != old:
+        raise ArtifactError(
+            f"config.{'.'.join(map(str, place))} of make_model() is {found!r}; the saved model started from {old}."
+        )
+    return place, new
 
 
 def _check_state(folder: Path, model: nn.Module, state: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:

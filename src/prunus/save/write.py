@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunus.apply.surgery import edits_between
+from prunus.graph.configuration import config_of, numbers_of
 from prunus.graph.encode import encode_program
 from prunus.graph.fit import fit, fit_constants
 from prunus.graph.graph import Graph
@@ -103,9 +104,9 @@ def _range(tensor: Tensor) -> list[int]:
 
 
 def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
-    """Which integers of the user's class change; `class` is None where that class could not be cut."""
+    """Which integers of the user's class and its configuration change; `class` is None where it could not be cut."""
     if isinstance(model, GraphModel):
-        return {"format": FORMAT, "weights": digest, "class": None, "entries": []}
+        return {"format": FORMAT, "weights": digest, "class": None, "entries": [], "config": []}
     entries = [
         {"module": e.module, "attribute": e.key, "old": e.old, "new": e.new}
         for e in edits_between(graph.integers, model)
@@ -115,6 +116,11 @@ def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
         "weights": digest,
         "class": graph.model_class,
         "entries": entries,
+        "config": [
+            {"place": list(place), "old": graph.config.get(place), "new": value}
+            for place, value in numbers_of(config_of(model)).items()
+            if value is not None and value != graph.config.get(place)
+        ],
     }
 
 
