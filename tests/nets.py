@@ -481,6 +481,19 @@ def recurrent(shape: Shape, a: int, b: int, c: int) -> nn.Module:
     return Fn(lambda x, rnn: reads[c // 4](*rnn(x)), rnn=rnn)
 
 
+def mixture(shape: Shape, a: int, b: int, c: int) -> nn.Module:
+    """A router sends each token to some of its experts, whose matrices are looked up; what they say is added."""
+    d, experts, chosen, hidden = shape[-1], 2 + b % 4, 1 + c % 2, width(a)
+
+    def mix(x: Tensor, router: nn.Module, up: nn.Module, down: nn.Module) -> Tensor:
+        chances, names = router(x).softmax(-1).topk(chosen, -1)
+        y = up[0][names] @ x[..., None, :, None]  # (..., k, hidden, 1)
+        y = (down[0][names] @ y.relu()).squeeze(-1)
+        return x + (y * (chances / chances.sum(-1, keepdim=True))[..., None]).sum(-2)
+
+    return Fn(mix, router=nn.Linear(d, experts), up=parameter(experts, hidden, d), down=parameter(experts, d, hidden))
+
+
 FEATURES: dict[str, Block] = {
     "linear": linear,
     "activation": features_activation,
@@ -492,6 +505,7 @@ FEATURES: dict[str, Block] = {
     "concat": features_concat,
     "mixer": mixer,
     "recurrent": recurrent,
+    "mixture": mixture,
     "averaged": averaged,
 }
 

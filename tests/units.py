@@ -61,7 +61,8 @@ def random_plan(groups: Groups, seed: int) -> Plan:
     for names in bundles(groups):
         left = [groups.left(groups[name]) for name in names]
         most = int(left[0].sum())
-        least = 1 if all(groups[name].exact for name in names) else min(2, most)
+        enough = 1 if all(groups[name].exact for name in names) else min(2, most)
+        least = max(enough, *(groups[name].least for name in names))
         count = int(torch.randint(least, most + 1, (), generator=draw))
         for name, mask in zip(names, left, strict=True):
             units = mask.nonzero().flatten()
