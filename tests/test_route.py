@@ -188,6 +188,43 @@ SPECIAL = {
         WORDS,
         "a 6",
     ),
+    "sampled at places": Form(
+        lambda self, x: self.o(
+            F.grid_sample(self.a(x), x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False).sum((2, 3))
+        ),
+        {"a": nn.Conv2d(3, 6, 1), "o": L(6, 3)},
+        IMAGE,
+        "a 6",
+    ),
+    "windows as columns": Form(
+        lambda self, x: self.o(F.unfold(self.a(x), 2, stride=2).transpose(1, 2)),
+        {"a": nn.Conv2d(3, 6, 1), "o": L(24, 3)},
+        IMAGE,
+        "a 6",
+    ),
+    "columns as windows": Form(
+        lambda self, x: self.o(F.fold(self.a(x).flatten(2), (9, 9), 2).mean((2, 3))),
+        {"a": nn.Conv2d(3, 24, 1), "o": L(6, 3)},
+        IMAGE,
+        "a 6",
+    ),
+    "windows along a dimension": Form(
+        lambda self, x: self.o(self.a(x).unfold(1, 3, 1).sum(-1)), {"a": L(16, 6), "o": L(6, 3)}, WORDS, "a 6"
+    ),
+    "written by a list of indices": Form(
+        lambda self, x: self.o(
+            torch.zeros(2, 5, 6).scatter(1, torch.tensor([3, 0, 2, 4, 1])[None, :, None].expand(2, 5, 6), self.a(x))
+        ),
+        {"a": L(16, 6), "o": L(6, 3)},
+        WORDS,
+        "a 6",
+    ),
+    "an einsum with dots": Form(
+        lambda self, x: self.o(torch.einsum("...d,hd->...h", self.a(x), self.w)),
+        {"a": L(16, 6), "w": learned(4, 6), "o": L(4, 3)},
+        WORDS,
+        "w 4, a 6",
+    ),
     "differences of positions": Form(
         lambda self, x: self.o(self.a(x).diff(dim=1)), {"a": L(16, 6), "o": L(6, 3)}, WORDS, "a 6"
     ),

@@ -15,13 +15,11 @@ from prunus.graph.rules import RULES
 
 _WITHOUT_RULE = set(
     (
-        "argsort nonzero unique one_hot bucketize searchsorted scatter scatter_add index_add index_copy "
-        "index_fill masked_select take take_along_dim cross cdist grid_sampler affine_grid_generator "
-        "upsample_trilinear3d upsample_nearest3d native_layer_norm native_group_norm unfold "
-        "im2col col2im fold rot90 linspace logspace eye tril_indices triu_indices isin isclose std_mean "
-        "var_mean multi_head_attention unsafe_split fused_moving_avg_obs_fake_quant alias_copy result_type "
-        "is_floating_point count_nonzero unsafe_chunk addr vander outer ger inner kron trace diag diagonal "
-        "diag_embed item resolve_conj resolve_neg"
+        "nonzero unique bucketize searchsorted index_add index_copy index_fill masked_select take "
+        "take_along_dim cross cdist affine_grid_generator native_layer_norm native_group_norm fold rot90 "
+        "logspace eye isin isclose multi_head_attention unsafe_split fused_moving_avg_obs_fake_quant "
+        "alias_copy result_type is_floating_point unsafe_chunk addr vander outer ger inner kron trace diag "
+        "diagonal diag_embed item resolve_conj resolve_neg"
     ).split()
 )
 ALLOWED = frozenset(name.partition(".")[0] for name in RULES if not name.startswith("torchvision")) | _WITHOUT_RULE

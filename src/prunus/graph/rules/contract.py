@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
 from typing import Any
 
 from prunus.graph.axes import Axes, Axis, concat, fresh, like, product
@@ -119,23 +120,34 @@ def attention(see: See, query: Value, key: Value, value: Value, attn_mask: Value
 
 def einsum(see: See, equation: str, tensors: list[Value], **_: Any) -> Axes | None:
     """Axes of one letter are unified; letters that are not in the result are summed over."""
-    if "." in equation:
-        return None
-    left, _arrow, right = equation.replace(" ", "").partition("->")
-    if not _arrow:
-        right = "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+    left, right = _spelled(equation.replace(" ", ""), [t.ndim for t in tensors])
     axes: dict[str, Axis] = {}
     for letters, value in zip(left.split(","), tensors, strict=True):
         for dim, letter in enumerate(letters):
             axis = value.axes[dim]
-            if letter in axes and axis.size != axes[letter].size:
-                return None
-            axes[letter] = see.unify(axes[letter], axis) if letter in axes else like(axis)
+            if letter in axes and 1 not in (axis.size, axes[letter].size):
+                axes[letter] = see.unify(axes[letter], axis)
+            elif letter not in axes or axis.size != 1:
+                axes[letter] = like(axis)
             if letter not in right:
                 see.read(value, dim)
     _einsum_heads(see, left.split(","), right, axes)
     see.macs(*axes.values())
     return tuple(like(axes[letter]) for letter in right)
+
+
+def _spelled(equation: str, ndims: list[int]) -> tuple[str, str]:
+    """Operands and result with a letter for every dimension, those of `...` too, which stand right-aligned."""
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        plain = "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+        right = ("..." if "..." in left else "") + plain
+    more = [c for c in ascii_letters if c not in equation]
+    operands = left.split(",")
+    hidden = [n - len(o.replace("...", "")) if "..." in o else 0 for o, n in zip(operands, ndims, strict=True)]
+    dots = more[: max(hidden)]
+    spelled = [o.replace("...", "".join(dots[len(dots) - n :])) for o, n in zip(operands, hidden, strict=True)]
+    return ",".join(spelled), right.replace("...", "".join(dots))
 
 
 def _einsum_heads(see: See, operands: list[str], right: str, axes: dict[str, Axis]) -> None:

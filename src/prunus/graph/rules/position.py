@@ -103,12 +103,19 @@ _STATISTIC = (
     "logsumexp",
     "all",
     "any",
+    "std_mean",
+    "var_mean",
+    "aminmax",
+    "count_nonzero",
 )
 _POOL = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 RULES = {
     **{f"{name}{n}d": spatial(n) for name in _POOL for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": spatial(n) for n in (2, 3)},
-    **{f"upsample_{kind}": resize for kind in ("nearest1d", "nearest2d", "bilinear2d", "bicubic2d", "linear1d")},
+    **{
+        f"upsample_{kind}": resize
+        for kind in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d", "bicubic2d", "linear1d", "trilinear3d")
+    },
     **dict.fromkeys(_SOFTMAX, along("a softmax runs over it")),
     **dict.fromkeys(_SCAN, along("its order counts")),
     **dict.fromkeys(_STATISTIC, reduce_along),

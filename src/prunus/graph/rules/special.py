@@ -1,10 +1,10 @@
-"""Operations that few models have: weight norms, grids, differences, complex numbers."""
+"""Operations that few models have: weight norms, grids, windows, differences, complex numbers, writing by index."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prunus.graph.axes import Axes, like
+from prunus.graph.axes import Axes, like, product
 from prunus.graph.rules.shape import view
 from prunus.graph.see import See, Value
 
@@ -52,7 +52,78 @@ def viewed_as(see: See, self: Value, other: Value) -> Axes:
     return made
 
 
+def sampled(see: See, input: Value, grid: Value, **_: Any) -> Axes:
+    """`grid_sampler`: (n, c, ...) read at the places (n, ..., 2 or 3)."""
+    see.unify(input.axes[0], grid.axes[0])
+    for axis in (*input.axes[2:], grid.axes[-1]):
+        see.fix(axis, "it is sampled at places")
+    return (like(input.axes[0]), like(input.axes[1]), *map(like, grid.axes[1:-1]))
+
+
+def columns(see: See, self: Value, kernel_size: list[int], **_: Any) -> Axes:
+    """`im2col`: (n, c, h, w) -> (n, c·k·k, places)."""
+    for axis in self.axes[-2:]:
+        see.fix(axis, "windows slide over it")
+    window = see.fixed(kernel_size[0] * kernel_size[-1], "a place in a window")
+    places = see.fixed(see.shape[-1], "windows slide over it")
+    return (*map(like, self.axes[:-3]), product([self.axes[-3], window]), places)
+
+
+def from_columns(see: See, self: Value, kernel_size: list[int], **_: Any) -> Axes:
+    """`col2im`: (n, c·k·k, places) -> (n, c, h, w), windows added up."""
+    see.fix(self.axes[-1], "windows slide over it")
+    parts = see.algebra.factor(self.axes[-2], kernel_size[0] * kernel_size[-1])
+    see.fix(parts[1] if parts else self.axes[-2], "a place in a window")
+    kept = parts[0] if parts else see.fixed(see.shape[-3], "a place in a window")
+    return (*map(like, self.axes[:-2]), like(kept), *(see.fixed(s, "windows slide over it") for s in see.shape[-2:]))
+
+
+def windows(see: See, self: Value, dimension: int, **_: Any) -> Axes:
+    """`unfold` along one dimension: (..., n, ...) -> (..., windows, ..., size)."""
+    see.fix(self.axes[dimension], "windows slide over it")
+    made = [*map(like, self.axes), see.fixed(see.shape[-1], "a place in a window")]
+    made[dimension % self.ndim] = see.fixed(see.shape[dimension % self.ndim], "windows slide over it")
+    return tuple(made)
+
+
+def positions(see: See, **_: Any) -> Axes:
+    """`linspace`, `tril_indices`: values that stand for their places."""
+    return tuple(see.fixed(s, "positions are counted along it") for s in see.shape)
+
+
+def ranks(see: See, self: Value, dim: int = -1, **_: Any) -> Axes:
+    """`argsort`: where each value stands in the order."""
+    see.fix(self.axes[dim], "it is sorted")
+    return tuple(map(like, self.axes))
+
+
+def one_hot(see: See, self: Value, **_: Any) -> Axes:
+    """(...) -> (..., classes)."""
+    return (*map(like, self.axes), see.fixed(see.shape[-1], "classes by index"))
+
+
+def scattered(see: See, self: Value, dim: int, index: Value, **args: Any) -> Axes:
+    """`scatter`, `scatter_add`: written by index along `dim`; the others index alike."""
+    sources = [index, *(v for v in args.values() if isinstance(v, Value))]
+    for d, axis in enumerate(self.axes):
+        for other in (source.axes[d] for source in sources):
+            if d != dim % self.ndim and other.size == axis.size:
+                see.unify(axis, other)
+            else:
+                see.fix(axis, "it is written by index")
+                see.fix(other, "it is written by index")
+    return tuple(map(like, self.axes))
+
+
 RULES = {
+    "grid_sampler": sampled,
+    "im2col": columns,
+    "col2im": from_columns,
+    "unfold": windows,
+    **dict.fromkeys(("linspace", "tril_indices", "triu_indices"), positions),
+    "argsort": ranks,
+    "one_hot": one_hot,
+    **dict.fromkeys(("scatter", "scatter_add"), scattered),
     "_weight_norm": weight_norm,
     "meshgrid": meshgrid,
     "diff": diff,
