@@ -175,6 +175,7 @@ def gridded(self: Any, x: Tensor) -> Tensor:
     return self.o((self.a(x) * (rows - columns)).sum((2, 3)))
 
 
+PLACES = torch.tensor([3, 0, 2, 4, 1])[:, None]
 SPECIAL = {
     "cumsum over a pruned axis": Form(cumulated, {"a": L(8, 6), "o": L(6, 3)}, VECTOR, "a 6"),
     "written by index": Form(written, {"a": L(16, 6), "o": L(6, 3)}, WORDS, "a 6"),
@@ -212,9 +213,7 @@ SPECIAL = {
         lambda self, x: self.o(self.a(x).unfold(1, 3, 1).sum(-1)), {"a": L(16, 6), "o": L(6, 3)}, WORDS, "a 6"
     ),
     "written by a list of indices": Form(
-        lambda self, x: self.o(
-            torch.zeros(2, 5, 6).scatter(1, torch.tensor([3, 0, 2, 4, 1])[None, :, None].expand(2, 5, 6), self.a(x))
-        ),
+        lambda self, x: self.o(torch.zeros(2, 5, 6).scatter(1, PLACES.expand(2, 5, 6), self.a(x))),
         {"a": L(16, 6), "o": L(6, 3)},
         WORDS,
         "a 6",

@@ -116,7 +116,8 @@ class Check:
                     found = self._small(self.graph.eval, example, self.precision.state(state_of(small).tensors))
                 except (*REFUSALS, ProofError):  # the user's code makes float32 tensors itself, or holds the batch size
                     continue
-                return self._note("zeroed", error_between(expected, found), accepted)
+                if [t.shape for t in expected] == [t.shape for t in found] or example is self.graph.inputs:
+                    return self._note("zeroed", error_between(expected, found), accepted)
         return None
 
     def module(self, small: nn.Module) -> None:
