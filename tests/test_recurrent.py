@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.apply.redraw import redrawer
-from prunus.errors import PlanError, TraceError
+from prunus.errors import PlanError
 from prunus.graph.width import positions
 from prunus.measure.macs import macs
 from prunus.types import Inputs
@@ -308,23 +308,15 @@ def test_a_unit_is_where_the_axes_say_and_nowhere_else(variant: tuple[str, str],
         torch.testing.assert_close(model.rnn(model.up(WORDS))[0], y)
 
 
-def test_packed_sequences_are_refused() -> None:
+def test_layers_that_read_packed_sequences_stay_as_they_are() -> None:
     class Packed(Net):
         def forward(self, x: Tensor) -> Tensor:
             packed = nn.utils.rnn.pack_padded_sequence(self.up(x), torch.tensor([5, 3, 2]), batch_first=True)
             return self.down(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
 
-    with pytest.raises(TraceError, match="cannot be captured"):
-        prunus.trace(Packed(nn.LSTM(8, 6)), WORDS)
-
-    class Data(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            weights, first = self.rnn._flat_weights, torch.zeros(1, 3, 6)
-            sizes = torch.tensor([3, 2])
-            return self.down(torch.gru(self.up(x), sizes, first, weights, True, 1, 0.0, False, False)[0])
-
-    with pytest.raises(TraceError, match="cannot be captured"):
-        prunus.trace(Data(nn.GRU(8, 6)), draw(5, 4))
+    graph = prunus.trace(Packed(nn.LSTM(8, 6)), WORDS)
+    assert graph.fixed["rnn.weight_hh_l0[0]"] == "aten.lstm.data has no rule"
+    assert "aten.item.default in module 'rnn' reads values" in graph.depends
 
 
 # Costs, zeros of others, files

@@ -174,10 +174,12 @@ class Check:
         program = without_draws(self.precision.program(fit(self.graph, mode, self.alive)))
         torch.manual_seed(0)  # what is drawn all the same is drawn alike
         whole = execute(program, self._outside(example, state, self.alive), Reference(mode, self.keep, self.alive))
+        if not mode.program.depends:  # whatever is a result of the model stays whole
+            return whole
         return [self._stays(t, mode.inferred.of(name)) for t, name in zip(whole, program.outputs, strict=True)]
 
     def _stays(self, result: Tensor, axes: Axes) -> Tensor:
-        """The part of a result that stays: all of it, unless the path goes on from there by values."""
+        """The part that stays of a value from which the path goes on."""
         for dim, axis in enumerate(axes):
             if touched(axis, self.keep):
                 stays = mask_of(axis, self.keep)[mask_of(axis, self.alive)]
