@@ -136,6 +136,16 @@ def test_indices_used_as_numbers_keep_every_expert(use: Callable[[Tensor], Tenso
     assert "numbers" in graph.fixed["router.weight[0]"]
 
 
+def test_a_choice_of_the_smallest_keeps_every_expert() -> None:
+    def run(self: Any, x: Tensor) -> Tensor:
+        weights, experts = torch.topk(self.router(x), CHOSEN, dim=-1, largest=False)
+        return self.o((weights.softmax(-1)[..., None] * self.down[experts].mean(-1)).sum(1))
+
+    graph = trace(mixture(run), draw(9, WIDTH))
+    assert "its smallest values are chosen" in graph.fixed["router.weight[0]"]
+    assert "it is indexed by a tensor" in graph.fixed["down[0]"]
+
+
 def test_indices_that_are_a_result_keep_every_expert() -> None:
     def run(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         return looked_up(self, x), routed(self, x, self.router(x).softmax(-1))[1]

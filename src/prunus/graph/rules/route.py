@@ -17,18 +17,25 @@ from prunus.graph.see import See, Value
 _CHOSEN = "a router chooses among its units"
 
 
-def topk(see: See, self: Value, k: int, dim: int = -1, **_: Any) -> tuple[Axes, ...]:
-    """The k largest along `dim` and their indices: what is removed cannot be chosen."""
-    axis = self.axes[dim]
-    see.algebra.say(axis, "expert", _CHOSEN)
-    see.inexact(axis, _CHOSEN)
-    see.algebra.least.append((axis, k))
-    see.choose(self, dim)
-    see.note.points[1] = axis
+def topk(see: See, self: Value, k: int, dim: int = -1, largest: bool = True, **_: Any) -> tuple[Axes, ...]:
+    """The k largest along `dim` and their indices: what is removed cannot be chosen. The smallest fix the axis."""
+    if largest:
+        _choose(see, self, dim, k)
+    else:
+        see.fix(self.axes[dim], "its smallest values are chosen")
     taken = see.fixed(k, "the place in an order")
     made = [*map(like, self.axes)]
     made[dim] = taken
     return (tuple(made), tuple(map(like, made)))
+
+
+def _choose(see: See, value: Value, dim: int, k: int) -> None:
+    axis = value.axes[dim]
+    see.algebra.say(axis, "expert", _CHOSEN)
+    see.inexact(axis, _CHOSEN)
+    see.algebra.least.append((axis, k))
+    see.choose(value, dim)
+    see.note.points[1] = axis
 
 
 def softmax(see: See, self: Value, dim: int, **_: Any) -> Axes:
