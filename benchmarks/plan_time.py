@@ -3,12 +3,13 @@
     python benchmarks/plan_time.py --tests tests --repeats 3
 
 Models are torchvision's with random weights. The last column shows that the time of grouping
-is linear in the members of the groups; that of scoring is linear in the weights.
+is linear in the members of the groups, as does the exponent of a fit; that of scoring is linear in the weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -18,7 +19,10 @@ import torch
 import prunus
 from prunus.result import aligned
 
-MODELS = ("resnet18", "resnet50", "resnet152", "densenet121", "densenet201", "vit_b_16", "vit_l_16")
+MODELS = (
+    *("resnet18", "resnet50", "resnet152", "densenet121", "densenet201"),
+    *("vit_b_16", "vit_l_16", "efficientnet_v2_l", "maxvit_t"),
+)
 
 
 def main() -> None:
@@ -33,18 +37,31 @@ def main() -> None:
     from vision import models
 
     torch.set_num_threads(1)
+    sizes: list[tuple[float, float]] = []
     rows = [
-        ("model", "trace, s", "group, s", "score, s", "allocate, s", "in all, s", "members", "grouping, µs a member")
+        (
+            "model",
+            "operations",
+            "trace, s",
+            "group, s",
+            "score, s",
+            "allocate, s",
+            "in all, s",
+            "members",
+            "grouping, µs a member",
+        )
     ]
     for name in given.models:
         model = getattr(models, name)()
         runs = [timed(model, torch.randn(2, 3, 224, 224)) for _ in range(given.repeats)]
         medians = [statistics.median(run[step] for run in runs) for step in range(4)]
-        members = runs[0][4]
+        operations, members = runs[0][4:]
+        sizes.append((math.log(members), math.log(medians[1])))
         whole = statistics.median(sum(run[:4]) for run in runs)
         rows.append(
             (
                 name,
+                str(operations),
                 *(f"{m:.2f}" for m in medians),
                 f"{whole:.2f}",
                 str(members),
@@ -53,10 +70,13 @@ def main() -> None:
         )
     print(f"torch {torch.__version__}, 1 thread, medians of {given.repeats}, 224 px, batch 2, half of all units")
     print("\n".join(aligned(rows)))
+    print(
+        f"time of grouping ~ members to the power of {statistics.linear_regression(*zip(*sizes, strict=True)).slope:.2f}"
+    )
 
 
-def timed(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, float, float, float, int]:
-    """Seconds of each step, and the number of members of all groups."""
+def timed(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, float, float, float, int, int]:
+    """Seconds of each step, and the numbers of operations and of members of all groups."""
     start = time.perf_counter()
     graph = prunus.trace(model, inputs)
     traced = time.perf_counter()
@@ -66,7 +86,9 @@ def timed(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, float, f
     scored = time.perf_counter()
     prunus.allocate(groups, scores, prunus.Budget("units", at_most=0.5), scope="layer")
     done = time.perf_counter()
-    return traced - start, grouped - traced, scored - grouped, done - scored, sum(len(g.members) for g in groups)
+    operations = sum(node.op.startswith("aten.") for node in graph.eval.program.nodes)
+    members = sum(len(g.members) for g in groups)
+    return traced - start, grouped - traced, scored - grouped, done - scored, operations, members
 
 
 if __name__ == "__main__":
