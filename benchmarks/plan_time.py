@@ -70,9 +70,8 @@ def main() -> None:
         )
     print(f"torch {torch.__version__}, 1 thread, medians of {given.repeats}, 224 px, batch 2, half of all units")
     print("\n".join(aligned(rows)))
-    print(
-        f"time of grouping ~ members to the power of {statistics.linear_regression(*zip(*sizes, strict=True)).slope:.2f}"
-    )
+    slope = statistics.linear_regression(*zip(*sizes, strict=True)).slope
+    print(f"time of grouping ~ members to the power of {slope:.2f}")
 
 
 def timed(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, float, float, float, int, int]:
