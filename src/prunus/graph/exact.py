@@ -17,10 +17,10 @@ from prunus.graph.see import Place
 
 _ZERO_AT_ZERO = set(
     (
-        "relu relu6 gelu silu tanh hardswish leaky_relu elu selu celu mish softsign neg sin tan erf sqrt square "
-        "abs glu sign floor ceil round trunc expm1 log1p asin atan sinh tanhshrink softshrink hardshrink positive "
+        "relu relu6 gelu silu tanh hardswish leaky_relu elu selu celu mish neg sin tan erf sqrt square "
+        "abs glu sign floor ceil round trunc expm1 log1p asin atan sinh softshrink hardshrink positive "
         "nan_to_num prelu dropout alpha_dropout feature_dropout clone contiguous alias detach lift_fresh_copy "
-        "lift_fresh to type_as float half double bfloat16 _to_copy zeros_like zero view reshape _unsafe_view "
+        "lift_fresh to type_as _to_copy zeros_like zero view reshape _unsafe_view "
         "flatten unflatten ravel permute transpose swapaxes swapdims t mT numpy_T movedim moveaxis unsqueeze squeeze "
         "expand expand_as broadcast_to repeat tile repeat_interleave cat concat concatenate stack split "
         "split_with_sizes chunk unbind select slice narrow pixel_shuffle pixel_unshuffle channel_shuffle sum mean norm "

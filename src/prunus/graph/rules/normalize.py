@@ -16,6 +16,9 @@ def batch_norm(see: See, input: Value, **args: Any) -> Axes:
     for entry in args.values():
         if isinstance(entry, Value):
             see.unify(input.axes[1], entry.axes[0])
+    if args.get("training", True) or args.get("use_input_stats"):
+        for axis in input.axes[2:]:
+            see.fix(axis, _OVER)
     return tuple(map(like, input.axes))
 
 

@@ -57,15 +57,15 @@ _POINTWISE = (
     "add sub mul div rsub pow maximum minimum max.other min.other fmod remainder atan2 where masked_fill lerp addcmul "
     "addcdiv clamp clamp_min clamp_max eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or "
     "__and__ __or__ __xor__ floor_divide true_divide divide multiply subtract xlogy threshold "
-    "relu relu6 gelu silu sigmoid tanh hardtanh hardswish hardsigmoid leaky_relu elu selu celu mish softplus softsign "
-    "logsigmoid log_sigmoid exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg sign sin cos tan erf reciprocal "
-    "floor ceil round trunc logical_not bitwise_not isnan isinf isfinite nan_to_num tanhshrink softshrink hardshrink "
+    "relu relu6 gelu silu sigmoid tanh hardtanh hardswish hardsigmoid leaky_relu elu selu celu mish softplus "
+    "log_sigmoid exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg sign sin cos tan erf reciprocal "
+    "floor ceil round trunc logical_not bitwise_not isnan isinf isfinite nan_to_num softshrink hardshrink "
     "asin acos atan sinh cosh positive polar complex"
 )
 _SAME = (
-    "dropout alpha_dropout feature_dropout clone contiguous alias detach lift_fresh_copy lift_fresh to type_as float "
-    "half double bfloat16 int long _to_copy zeros_like ones_like full_like empty_like rand_like randn_like bernoulli "
-    "zero requires_grad fill.Scalar uniform normal"
+    "dropout alpha_dropout feature_dropout clone contiguous alias detach lift_fresh_copy lift_fresh to type_as "
+    "_to_copy zeros_like ones_like full_like empty_like rand_like randn_like bernoulli "
+    "zero fill.Scalar uniform normal"
 )
 RULES = {
     **dict.fromkeys(_POINTWISE.split(), pointwise),

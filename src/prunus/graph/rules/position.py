@@ -87,7 +87,7 @@ def regions(see: See, input: Value, rois: Value, **_: Any) -> Axes:
     return (like(rois.axes[0]), like(input.axes[1]), *spatial)
 
 
-_SOFTMAX = ("log_softmax", "_log_softmax", "softmin")
+_SOFTMAX = ("log_softmax", "_log_softmax")
 _SCAN = ("cumprod", "flip", "roll", "triu", "tril", "logcumsumexp")
 _STATISTIC = (
     "max",

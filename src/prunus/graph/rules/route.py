@@ -103,13 +103,17 @@ def put(see: See, self: Value, indices: list[Value | None], values: Value, **_: 
     picked = [v for v in indices if v is not None]
     for d, value in zip(given, picked, strict=True):
         see.numbers(value)
-        see.fix(self.axes[d], "it is written by index")
+        for axis in (self.axes[d], *value.axes):
+            see.fix(axis, "it is written by index")
     masks = any(v.meta.dtype == torch.bool for v in picked)
     for axis in (*values.axes, *self.axes) if masks else ():
         see.fix(axis, "it is written by a mask")
     if not masks:
         rest = [like(a) for d, a in enumerate(self.axes) if d not in given]
-        broadcast(see, [tuple(rest), values.axes[-len(rest) :] if rest else ()])
+        lead = max(values.ndim - len(rest), 0)
+        broadcast(see, [tuple(rest), values.axes[lead:]])
+        for axis in values.axes[:lead]:
+            see.fix(axis, "it is written by index")
     return tuple(map(like, self.axes))
 
 
@@ -119,6 +123,7 @@ def grouped(see: See, self: Value, mat2: Value, offs: Value | None, **_: Any) ->
         return None
     see.contract(self, -1, mat2, 1)
     see.unify(mat2.axes[0], offs.axes[0])
+    see.read(mat2, 0)
     out = (like(self.axes[0]), like(mat2.axes[2]))
     see.macs(*out, mat2.axes[1])
     return out
