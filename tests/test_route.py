@@ -23,7 +23,8 @@ EXPERTS, CHOSEN, WIDTH, HIDDEN = 6, 2, 8, 16
 
 def routed(self: Any, x: Tensor, chances: Tensor) -> tuple[Tensor, Tensor]:
     weights, experts = torch.topk(chances, CHOSEN, dim=-1)
-    return weights / weights.sum(-1, keepdim=True), experts
+    weights /= weights.sum(-1, keepdim=True)  # in place, as transformers does: the indices are not touched
+    return weights, experts
 
 
 def looked_up(self: Any, x: Tensor) -> Tensor:
@@ -142,8 +143,38 @@ def test_a_choice_of_the_smallest_keeps_every_expert() -> None:
         return self.o((weights.softmax(-1)[..., None] * self.down[experts].mean(-1)).sum(1))
 
     graph = trace(mixture(run), draw(9, WIDTH))
-    assert "its smallest values are chosen" in graph.fixed["router.weight[0]"]
+    assert "it is put in order" in graph.fixed["router.weight[0]"]
     assert "it is indexed by a tensor" in graph.fixed["down[0]"]
+
+
+def test_indices_that_are_written_over_keep_every_expert() -> None:
+    """Padding that is sent to one expert, under another name for the same memory."""
+
+    def run(self: Any, x: Tensor) -> Tensor:
+        weights, experts = routed(self, x, self.router(x).softmax(-1))
+        experts = experts.clone()
+        experts.view(-1)[x.new_zeros(18).bool()] = 1
+        return self.o((weights[..., None] * self.down[experts].mean(-1)).sum(1))
+
+    graph = trace(mixture(run), draw(9, WIDTH))
+    assert "router.weight[0]" in graph.fixed
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda chosen: chosen.cumsum(-1)[:, :1],
+        lambda chosen: chosen.float().softmax(-1)[:, :1],
+        lambda chosen: chosen[chosen.new_ones(9).bool()].sum(-1, keepdim=True),
+        lambda chosen: torch.zeros(9, CHOSEN, dtype=torch.long).index_put((torch.arange(9),), chosen)[:, :1],
+    ],
+    ids=["added up", "weighed", "masked", "put elsewhere"],
+)
+def test_indices_that_are_handed_on_are_followed(use: Callable[[Tensor], Tensor]) -> None:
+    def run(self: Any, x: Tensor) -> Tensor:
+        return looked_up(self, x) * use(routed(self, x, self.router(x).softmax(-1))[1])
+
+    assert not any(g.kind == "expert" for g in group(trace(mixture(run), draw(9, WIDTH))))
 
 
 def test_indices_that_are_a_result_keep_every_expert() -> None:
@@ -152,6 +183,15 @@ def test_indices_that_are_a_result_keep_every_expert() -> None:
 
     graph = trace(mixture(run), draw(9, WIDTH))
     assert "indices of it are an output of the model" in graph.fixed["router.weight[0]"]
+
+
+def test_a_running_sum_stays_where_its_unit_is_gone() -> None:
+    def run(self: Any, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        return self.o(h) + h.cumsum(-1).sum(-1, keepdim=True)
+
+    (only,) = halve(Net(run, a=L(8, 6), o=L(6, 3)), VECTOR).groups
+    assert not only.exact
 
 
 # Operations that few models have
@@ -233,6 +273,12 @@ SPECIAL = {
         {"a": L(16, 6), "w": learned(4, 6), "o": L(4, 3)},
         WORDS,
         "w 4, a 6",
+    ),
+    "differences with a beginning": Form(
+        lambda self, x: self.o(self.a(x).diff(dim=1, prepend=self.b(x)[:, :1])),
+        {"a": L(16, 6), "b": L(16, 6), "o": L(6, 3)},
+        WORDS,
+        "a 6",
     ),
     "differences of positions": Form(
         lambda self, x: self.o(self.a(x).diff(dim=1)), {"a": L(16, 6), "o": L(6, 3)}, WORDS, "a 6"

@@ -130,6 +130,9 @@ class _Watched:
         self.follows = False
         """Was it ever given what a layer that may go, beside it, had returned?"""
         self.has_conv = any(isinstance(m, _CONVS) for m in layer.modules())
+        self.given: Tensor | None = None
+        self.before: Tensor | None = None
+        layer.register_forward_pre_hook(self._begun, with_kwargs=True)
         layer.register_forward_hook(self._called, with_kwargs=True)
 
     @property
@@ -141,16 +144,21 @@ class _Watched:
             self.why = self.why or "an example call does not reach it"
         self.calls = 0
 
-    def _called(self, _layer: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    def _begun(self, _layer: nn.Module, args: Any, kwargs: Any) -> None:
+        self.given = first_tensor((args, kwargs))
+        self.before = None if self.given is None else self.given.clone()  # a layer may write to what it is given
+
+    def _called(self, _layer: nn.Module, _args: Any, _kwargs: Any, result: Any) -> None:
         self.calls += 1
-        given, made = first_tensor((args, kwargs)), first_tensor(result)
+        given, made = self.given, first_tensor(result)
         self.why = self.why or _apart(given, made)
         self.made = None if made is None else weakref.ref(made)
         self.follows |= any(w.made is not None and w.made() is given and not w.why for w in self.beside)
-        if given is not None and made is not None and not self.why:
-            each = _cosines(given, made, 1 if self.has_conv and given.ndim > 2 else -1)
+        if self.before is not None and made is not None and not self.why:
+            each = _cosines(self.before, made, 1 if self.has_conv and made.ndim > 2 else -1)
             self.similar += float(each.sum())
             self.positions += each.numel()
+        self.given = self.before = None
 
 
 def _apart(given: Tensor | None, made: Tensor | None) -> str:

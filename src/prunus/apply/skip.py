@@ -75,7 +75,7 @@ def _skipped(
 ) -> Skipped:
     mine = private_copy(model)
     for name in layers:
-        mine.get_submodule(name).register_forward_hook(_passed_on, with_kwargs=True)
+        _pass_on(mine.get_submodule(name))
     return Skipped(layers, examples, outputs, double, _computed(mine, examples, outputs, double))
 
 
@@ -86,8 +86,18 @@ def _computed(
     return [results(mine, Precision().inputs(e) if double else e, outputs) for e in examples]
 
 
-def _passed_on(_layer: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
-    return _replaced(result, first_tensor(result), cast("Tensor", first_tensor((args, kwargs))))
+def _pass_on(layer: nn.Module) -> None:
+    """Let a layer return what it was given, as that was before the layer could write to it."""
+    given: list[Tensor] = []
+
+    def keep(_layer: nn.Module, args: Any, kwargs: Any) -> None:
+        given.append(cast("Tensor", first_tensor((args, kwargs))).clone())
+
+    def put_back(_layer: nn.Module, _args: Any, _kwargs: Any, result: Any) -> Any:
+        return _replaced(result, first_tensor(result), given.pop())
+
+    layer.register_forward_pre_hook(keep, with_kwargs=True)
+    layer.register_forward_hook(put_back, with_kwargs=True)
 
 
 def _replaced(value: Any, old: Tensor | None, new: Tensor) -> Any:

@@ -40,7 +40,6 @@ def _found(model: nn.Module, small: nn.Module, plan: Plan) -> Iterator[Rebuilt]:
     unset: list[Change] = [
         {place: new} for place, old in said.items() if old is None for new in sorted({new for _, new in sizes})
     ]
-    added = _unsaid_integers(small, said)
     ways: list[tuple[list[Change], Change]] = [(set_ones, {}), ([*set_ones, *unset], {})]
     for changes, added in [*ways, (set_ones, _unsaid_integers(small, said))]:
         yield from refit(model, small, changes, plan.graph.examples, names, added=added)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from prunus.graph.node import Node, find_refs, overload
+from prunus.graph.aliases import sharing, writes
+from prunus.graph.node import Node
 from prunus.graph.program import Program
 
 _MADE = frozenset("zeros new_zeros zeros_like".split())
 _CARRIED = frozenset(
-    "getitem to _to_copy float half double bfloat16 contiguous clone alias detach lift_fresh expand broadcast_to "
+    "getitem to _to_copy contiguous clone alias detach lift_fresh expand broadcast_to "
     "repeat view reshape flatten unflatten permute transpose t unsqueeze squeeze select slice narrow cat stack chunk "
-    "split unbind".split()
+    "split unbind dropout feature_dropout alpha_dropout".split()
 )
 
 
@@ -20,30 +21,17 @@ def blank_values(program: Program) -> frozenset[str]:
     written: set[str] = set()
     for node in program.nodes:
         name, refs = _plain(node), {ref.name for ref in node.refs()}
-        if _writes(node):
+        if writes(node):
             written.update(*(sources.get(ref, ()) for ref in refs))
         if name in _MADE:
             blank.add(node.name)
             sources[node.name] = {node.name}
         elif refs and name in _CARRIED and refs <= blank:
             blank.add(node.name)
-        shared = refs if name in _CARRIED else _aliased(node)
+        shared = refs if name in _CARRIED else sharing(node)
         sources.setdefault(node.name, set()).update(*(sources.get(ref, ()) for ref in shared))
     return frozenset(name for name in blank if not sources[name] & written)
 
 
 def _plain(node: Node) -> str:
     return node.op.split(".")[1] if "." in node.op else node.op
-
-
-def _aliased(node: Node) -> set[str]:
-    """The operands whose memory the result may be in."""
-    if "." not in node.op:
-        return set()
-    bound = node.bound()
-    shared = [bound.get(a.name) for a in overload(node.op)._schema.arguments if a.alias_info is not None]
-    return {ref.name for ref in find_refs(shared)}
-
-
-def _writes(node: Node) -> bool:
-    return "." in node.op and overload(node.op)._schema.is_mutable

@@ -24,7 +24,7 @@ _ZERO_AT_ZERO = set(
         "flatten unflatten ravel permute transpose swapaxes swapdims t mT numpy_T movedim moveaxis unsqueeze squeeze "
         "expand expand_as broadcast_to repeat tile repeat_interleave cat concat concatenate stack split "
         "split_with_sizes chunk unbind select slice narrow pixel_shuffle pixel_unshuffle channel_shuffle sum mean norm "
-        "linalg_vector_norm frobenius_norm max amax min amin median cumsum flip roll triu tril gather "
+        "linalg_vector_norm frobenius_norm max amax min amin median flip roll triu tril gather "
         "index_select index max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
         "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest1d upsample_nearest2d "
         "upsample_bilinear2d upsample_bicubic2d upsample_linear1d"

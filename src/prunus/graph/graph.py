@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunus.graph.axes import Atom, Axes
 from prunus.graph.configuration import Place
-from prunus.graph.dependent import before, value_read
+from prunus.graph.dependent import before
 from prunus.graph.infer import Inferred, Unruled
 from prunus.graph.node import Meta
 from prunus.graph.program import Program
@@ -29,8 +29,7 @@ class Mode:
     @cached_property
     def proven(self) -> Program:
         """The part of the program that holds for every input: all of it, or what comes before it depends on values."""
-        read = value_read(self.program) if self.program.depends else None
-        return self.program if read is None else before(self.program, read)
+        return before(self.program) if self.program.depends else self.program
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from prunus.graph.aliases import sharing, written_to
 from prunus.graph.axes import Algebra, Axes, Axis, fresh
 from prunus.graph.blank import blank_values
 from prunus.graph.node import Meta, Node, Out, Ref, find_refs, overload
 from prunus.graph.program import Program
-from prunus.graph.rules import find_rule, moves, routes
+from prunus.graph.rules import find_rule, moves, takes_indices
 from prunus.graph.rules.pointwise import tensors_in
 from prunus.graph.see import Note, Place, See, Value
 
@@ -57,6 +58,7 @@ def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Al
             walk.axes[node.name] = (walk.axes[source][node.args[1]],)
             if (source, node.args[1]) in walk.pointing:
                 walk.pointing[node.name, 0] = walk.pointing[source, node.args[1]]
+            walk.memory[node.name] = {node.name} | (walk.memory.get(source, {source}) - {source})  # each its own
             if source in walk.roots:
                 walk.roots[node.name] = walk.roots[source]
         else:
@@ -108,6 +110,8 @@ class _Walk:
         self.roots: dict[str, frozenset[str]] = {}
         self.pointing: dict[tuple[str, int], Axis] = {}
         """(node, which result) -> the axis that its entries are indices of."""
+        self.memory: dict[str, set[str]] = {}
+        """Node -> the nodes in whose memory its result may be."""
 
     def visit(self, node: Node) -> None:
         outs = _metas(node.out)
@@ -117,7 +121,7 @@ class _Walk:
         made = self._apply(see, node) if acts else ()
         if made is None:
             made = self._fix_all(node, outs)
-            self._follow(see, node, self._bound(node))
+            self._follow(see, node, self._bound(node), ruled=False)
             self.unruled.append(Unruled(node.op, node.module))
         if node.name not in self.live:  # a result that nobody sees cannot make a removal inexact
             self.algebra.facts[said:] = [f for f in self.algebra.facts[said:] if f.kind not in ("inexact", "trunk")]
@@ -126,6 +130,7 @@ class _Walk:
             assert sizes == meta.shape, f"{node.op} ({node.name}): rule says {sizes}, captured {meta.shape}"
         self.axes[node.name] = made
         self.notes[node.name] = see.note
+        self._overwritten(node)
         refs = [ref.name for ref in node.refs()]
         if all(name in self.roots for name in refs):
             self.roots[node.name] = frozenset[str]().union(*(self.roots[name] for name in refs))
@@ -137,23 +142,31 @@ class _Walk:
         bound = self._bound(node)
         made = rule(see, **bound)
         if made is not None:
-            self._follow(see, node, bound)
+            self._follow(see, node, bound, ruled=True)
         for place, axis in see.note.sizes.items():
             given = bound[place.arg] if place.index is None else bound[place.arg][place.index]
             size = (-axis.size if place in see.note.minus else axis.size) - see.note.less.get(place, 0)
             assert given == size, f"{node.op} ({node.name}): rule says {place} is {size}, captured {given}"
         return made if made is None or _is_many(made) else (made,)
 
-    def _follow(self, see: See, node: Node, bound: dict[str, Any]) -> None:
+    def _follow(self, see: See, node: Node, bound: dict[str, Any], ruled: bool) -> None:
         """Indices stay indices where they are only moved; used as numbers, they fix what they point to."""
         pointing = [value for value in tensors_in(bound) if value.points is not None]
-        known = find_rule(node.op) is not None
-        if pointing and known and moves(node.op):
+        if pointing and ruled and moves(node.op):
             see.note.points[0] = pointing[0].points or Axis()
-        elif not (known and routes(node.op)):
+        else:
             for value in pointing:
-                see.numbers(value)
+                if not (ruled and takes_indices(node.op, value.place.arg)):
+                    see.numbers(value)
         self.pointing.update({(node.name, index): axis for index, axis in see.note.points.items()})
+
+    def _overwritten(self, node: Node) -> None:
+        """What is written to the memory of indices need not be an index."""
+        self.memory[node.name] = {node.name}.union(*(self.memory.get(name, {name}) for name in sharing(node)))
+        written = set[str]().union(*(self.memory.get(name, {name}) for name in written_to(node)))
+        for (name, _), axis in self.pointing.items() if written else ():
+            if self.memory.get(name, {name}) & written:
+                self.algebra.say(axis, "fixed", "its indices are written over")
 
     def _bound(self, node: Node) -> dict[str, Any]:
         return {name: self._value(Place(name), value) for name, value in node.bound().items()}

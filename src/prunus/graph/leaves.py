@@ -31,6 +31,8 @@ def gather(
                 tags.setdefault(leaf, set()).add(fact.kind)
     for leaf, reason in inexact_leaves(modes[0].program, modes[0].inferred).items():
         inexact.setdefault(leaf, reason)
+    for leaf in _beyond(modes[0]):
+        fixed.setdefault(leaf, "a path that these inputs do not take may read it")
     reached = {leaf for mode in modes for leaf in _reached(mode)}
     for leaf in (leaf for axes in outside.values() for axis in axes for leaf in axis.leaves()):
         if leaf not in reached:
@@ -42,6 +44,15 @@ def gather(
             least[leaf] = max(count, least.get(leaf, 1))
     consumed = {pair for mode in modes for pair in _consumed(mode)}
     return Leaves(fixed, inexact, tags, moving, together, consumed, least)
+
+
+def _beyond(mode: Mode) -> Iterator[Atom]:
+    """What is alive where the path begins to depend on values, if some state is never read: another path may be."""
+    read = {ref.name for node in mode.program.nodes for ref in node.refs()}
+    state = {n.args[0]: n for n in mode.program.nodes if n.op == "state" and n.meta.dtype.is_floating_point}
+    if mode.program.depends and any(node.name not in read for node in state.values()):
+        for name in mode.proven.outputs:
+            yield from (leaf for axis in mode.inferred.of(name) for leaf in axis.leaves())
 
 
 def _spread(fixed: dict[Atom, str], together: Sequence[tuple[Atom, ...]]) -> None:

@@ -18,3 +18,5 @@ class Program:
     skipped: tuple[str, ...] = ()
     depends: str = ""
     """Where its path depends on values, so that it holds for the traced inputs alone; empty where it does not."""
+    until: str = ""
+    """The node from which on that is so."""

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.graph.aliases import sharing, writes
 from prunus.graph.axes import Atom
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.interpret import operate
-from prunus.graph.node import Node, Ref, find_refs, overload
+from prunus.graph.node import Node, Ref, find_refs
 from prunus.graph.program import Program
 from prunus.graph.rules import recurrent
 from prunus.graph.see import Place, Read
@@ -64,7 +65,7 @@ class _Walk:
             return
         leaves = {leaf for axes in self.inferred.axes[node.name] for axis in axes for leaf in axis.leaves()}
         found = self.facts[node.name] = {leaf: self._fact(node, leaf) for leaf in leaves}
-        if _writes(node):
+        if writes(node):
             for name in self.written[node.name] & self.facts.keys() - {node.name}:  # some or all of it is new
                 self.facts[name] = {leaf: old & found[leaf] for leaf, old in self.facts[name].items() if leaf in found}
         if node.name in self.inferred.live:
@@ -174,9 +175,9 @@ def _written(program: Program) -> dict[str, set[str]]:
     """Values whose memory is written to -> all that may share it."""
     shared: dict[str, set[str]] = {}
     for node in program.nodes:
-        names = {node.name}.union(*(shared[name] for name in _sharing(node)))
+        names = {node.name}.union(*(shared[name] for name in sharing(node)))
         shared.update(dict.fromkeys(names, names))
-    written = {name for node in program.nodes if _writes(node) for name in shared[node.name]}
+    written = {name for node in program.nodes if writes(node) for name in shared[node.name]}
     return {name: shared[name] for name in written}
 
 
@@ -188,7 +189,7 @@ def _moving(program: Program, written: Mapping[str, set[str]]) -> set[str]:
         before = len(moving)
         for node in program.nodes:
             if node.op == "input" or (not _takes_shape(node) and any(ref.name in moving for ref in node.refs())):
-                moving |= {node.name, *(written[node.name] if _writes(node) else ())}
+                moving |= {node.name, *(written[node.name] if writes(node) else ())}
     return moving
 
 
@@ -196,19 +197,6 @@ def _takes_shape(node: Node) -> bool:
     name = plain(node.op)
     made = name.removeprefix("new_").removesuffix("_like")
     return made != name and made in _SHAPES
-
-
-def _sharing(node: Node) -> list[str]:
-    """The operands whose memory the result may be in."""
-    if "." not in node.op or plain(node.op) in ("dropout", "feature_dropout", "alpha_dropout", "type_as", "einsum"):
-        return [ref.name for ref in node.refs()]
-    bound = node.bound()
-    shared = [bound.get(a.name) for a in overload(node.op)._schema.arguments if a.alias_info is not None]
-    return [ref.name for ref in find_refs(shared)]
-
-
-def _writes(node: Node) -> bool:
-    return "." in node.op and overload(node.op)._schema.is_mutable
 
 
 def _none(leaf: Atom) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 
 from prunus.errors import TraceError
 from prunus.graph.axes import Algebra, Axes
-from prunus.graph.capture import Captured, annotate_modules, capture
+from prunus.graph.capture import annotate_modules, capture
 from prunus.graph.configuration import config_of, numbers_of
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.infer import axes_of, infer
@@ -19,6 +19,7 @@ from prunus.graph.leaves import gather
 from prunus.graph.nest import input_tensors, with_tensors
 from prunus.graph.node import Meta, overload
 from prunus.graph.private import State, adopt_plain_tensors, private_copy, state_of, unwrap
+from prunus.graph.recorded import Captured
 from prunus.types import Inputs
 
 

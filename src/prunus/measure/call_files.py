@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.errors import ArtifactError, MeasureError, TraceError
-from prunus.graph.capture import Captured, capture
+from prunus.graph.capture import capture
 from prunus.graph.encode import decode_program, encode_program
 from prunus.graph.interpret import GraphModel
 from prunus.graph.layout import in_format, is_channels_last
 from prunus.graph.nest import Path as Place
 from prunus.graph.nest import input_tensors
 from prunus.graph.private import State, adopt_plain_tensors, private_copy, state_of, unwrap
+from prunus.graph.recorded import Captured
 from prunus.types import Inputs
 
 _GRAPH, _TENSORS = "graph.json", "tensors.safetensors"

@@ -43,9 +43,9 @@ def moves(op: str) -> bool:
     return _plain(op.split(".")[1]) in route.MOVES
 
 
-def routes(op: str) -> bool:
-    """Does the rule of this operation itself say what becomes of indices?"""
-    return _plain(op.split(".")[1]) in route.RULES
+def takes_indices(op: str, argument: str) -> bool:
+    """Does the rule of this operation say itself what becomes of indices given as this argument?"""
+    return argument in route.TAKES.get(_plain(op.split(".")[1]), ())
 
 
 def _plain(name: str) -> str:

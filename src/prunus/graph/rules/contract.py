@@ -163,6 +163,12 @@ def total(see: See, self: Value, dim: list[int] | None = None, keepdim: bool = F
     return remaining(self, dims, keepdim)
 
 
+def running(see: See, self: Value, dim: int, **_: Any) -> Axes:
+    """`cumsum`: what is removed adds nothing to what comes after it."""
+    see.read(self, dim)
+    return tuple(map(like, self.axes))
+
+
 def reduced(value: Value, dim: Any) -> list[int]:
     """The dimensions a reduction runs over, counted from zero; none given means all."""
     dims: list[int] = [dim] if isinstance(dim, int) else list(dim or range(value.ndim))
@@ -182,5 +188,6 @@ RULES = {
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), added),
     "scaled_dot_product_attention": attention,
     "einsum": einsum,
+    "cumsum": running,
     **dict.fromkeys(("sum", "norm", "linalg_vector_norm", "frobenius_norm"), total),
 }

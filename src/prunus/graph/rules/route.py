@@ -18,11 +18,12 @@ _CHOSEN = "a router chooses among its units"
 
 
 def topk(see: See, self: Value, k: int, dim: int = -1, largest: bool = True, **_: Any) -> tuple[Axes, ...]:
-    """The k largest along `dim` and their indices: what is removed cannot be chosen. The smallest fix the axis."""
-    if largest:
+    """The k largest along `dim` and their indices: what is removed cannot be chosen. The smallest,
+    and the order of whole numbers, fix the axis."""
+    if largest and self.meta.dtype.is_floating_point:
         _choose(see, self, dim, k)
     else:
-        see.fix(self.axes[dim], "its smallest values are chosen")
+        see.fix(self.axes[dim], "it is put in order")
     taken = see.fixed(k, "the place in an order")
     made = [*map(like, self.axes)]
     made[dim] = taken
@@ -90,6 +91,8 @@ def looked_up(see: See, self: Value, indices: list[Value | None]) -> Axes | None
 
 def _masked(see: See, self: Value, first: int, mask: Value) -> Axes:
     """`x[:, mask]`: the dimensions of the mask become one, as long as the values say."""
+    if self.points is not None:
+        see.note.points[0] = self.points
     last = first + mask.ndim
     for axis in (*self.axes[first:last], *mask.axes):
         see.fix(axis, "it is chosen by a mask")
@@ -102,18 +105,16 @@ def put(see: See, self: Value, indices: list[Value | None], values: Value, **_: 
     given = [d for d, i in enumerate(indices) if i is not None]
     picked = [v for v in indices if v is not None]
     for d, value in zip(given, picked, strict=True):
-        see.numbers(value)
         for axis in (self.axes[d], *value.axes):
             see.fix(axis, "it is written by index")
     masks = any(v.meta.dtype == torch.bool for v in picked)
     for axis in (*values.axes, *self.axes) if masks else ():
         see.fix(axis, "it is written by a mask")
     if not masks:
+        where = broadcast(see, [v.axes for v in picked])
         rest = [like(a) for d, a in enumerate(self.axes) if d not in given]
-        lead = max(values.ndim - len(rest), 0)
-        broadcast(see, [tuple(rest), values.axes[lead:]])
-        for axis in values.axes[:lead]:
-            see.fix(axis, "it is written by index")
+        first = given[0] if given == list(range(given[0], given[-1] + 1)) else 0
+        broadcast(see, [(*rest[:first], *where, *rest[first:]), values.axes])
     return tuple(map(like, self.axes))
 
 
@@ -129,12 +130,6 @@ def grouped(see: See, self: Value, mat2: Value, offs: Value | None, **_: Any) ->
     return out
 
 
-def running(see: See, self: Value, dim: int, **_: Any) -> Axes:
-    """`cumsum`: what is removed adds nothing to what comes after it."""
-    see.read(self, dim)
-    return tuple(map(like, self.axes))
-
-
 RULES = {
     "topk": topk,
     **dict.fromkeys(("softmax", "_softmax"), softmax),
@@ -143,9 +138,8 @@ RULES = {
     "index": looked_up,
     "index_put": put,
     "_grouped_mm": grouped,
-    "cumsum": running,
 }
-MOVES = frozenset(
-    "view reshape flatten unsqueeze squeeze transpose permute to clone contiguous alias detach expand".split()
-)
-"""Operations whose results are the indices they were given; uses that are not here fix what the indices point to."""
+MOVES = frozenset("view reshape flatten unsqueeze squeeze transpose permute to clone contiguous alias expand".split())
+"""Operations whose results are the indices they were given."""
+TAKES = {"sort": ("self",), "histc": ("self",), "index": ("self", "indices")}
+"""Arguments in which indices stay indices, as the rule says; any other use fixes what they point to."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prunus.graph.axes import Axes, like, product
+from prunus.graph.axes import Axes, Axis, like, product
+from prunus.graph.rules.pointwise import broadcast
 from prunus.graph.rules.shape import view
 from prunus.graph.see import See, Value
 
@@ -25,10 +26,13 @@ def meshgrid(see: See, tensors: list[Value], indexing: str = "ij") -> tuple[Axes
     return tuple(tuple(map(like, axes)) for _ in tensors)
 
 
-def diff(see: See, self: Value, n: int = 1, dim: int = -1, **_: Any) -> Axes:
-    """Differences of neighbours."""
+def diff(see: See, self: Value, n: int = 1, dim: int = -1, **ends: Any) -> Axes:
+    """Differences of neighbours, with what is put before and behind them."""
     made = [*map(like, self.axes)]
-    see.fix(self.axes[dim], "differences run along it")
+    values = [self, *(v for v in ends.values() if isinstance(v, Value))]
+    for value in values:
+        see.fix(value.axes[dim], "differences run along it")
+    broadcast(see, [tuple(Axis() if d == dim % self.ndim else a for d, a in enumerate(v.axes)) for v in values])
     made[dim] = see.fixed(see.shape[dim], "differences run along it")
     return tuple(made)
 
