@@ -4,6 +4,7 @@ from prunus import criteria, errors, schedules, statistics
 from prunus.allocate import allocate
 from prunus.apply.carry import carry
 from prunus.apply.drop import drop_layers
+from prunus.apply.fold import fold_constants
 from prunus.apply.gradual import Gradual
 from prunus.apply.layers import Layers, layers
 from prunus.apply.mask import Mask, mask
@@ -59,6 +60,7 @@ __all__ = [
     "errors",
     "export",
     "finetune",
+    "fold_constants",
     "group",
     "layers",
     "load",

@@ -26,9 +26,9 @@ def plan_from_zeros(model: nn.Module, groups: Groups | Graph | None = None, *, c
     With the channels of a traced model (`groups`, or its graph) the plan removes the dead ones, and `shrink` makes the
     model really smaller. A channel is dead when, where it is read (in eval and in train mode), it is zero or multiplied
     by zeros alone; with `constants` also when it is a constant there: its filter, or the scale of its norm, is zero,
-    but a bias or shift goes on. That constant is lost with it, so recover, or pass `constants=False` to keep such
-    channels; `plan.provenance["constants"]` counts them by group. Kept counts are rounded up to `round_to`. Groups
-    whose removal is not exact are left alone.
+    but a bias or shift goes on. That constant is lost with it, so move it with `fold_constants`, or recover, or pass
+    `constants=False` to keep such channels; `plan.provenance["constants"]` counts them by group. Kept counts are
+    rounded up to `round_to`. Groups whose removal is not exact are left alone.
 
     With elements or blocks, or with the model alone, the plan keeps what is not zero, for `mask` to hold. Tensors that
     are zero throughout stay as they are: new layers often start there.

@@ -32,7 +32,7 @@ from prunus.result import Result, compare
 from prunus.rounds import Rounds
 from prunus.schedules import Schedule
 from prunus.score import Reduce, score
-from prunus.types import Batch, Budget, Evaluate, Loss, Progress, Recover
+from prunus.types import Batch, Budget, Evaluate, Loss, Means, Progress, Recover
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ def prune(
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     inexact: bool = False,
+    means: Means = "kept",
     outputs: Sequence[str] | None = None,
     run_dir: str | Path | None = None,
     seed: int = 0,
@@ -99,6 +100,7 @@ def prune(
         evaluate: `evaluate(model)` -> one score a sample (n,), for intervals and a paired test; or a bare number.
         only, skip: globs of group names, or of modules or weights that make them; `inexact=True` also prunes groups
             whose removal changes the statistic of a normalisation.
+        means: "whole" makes units that only means and RMS norms run over exact, see `trace`.
         outputs: entries of a mapping result that count, see `trace`; axes of all other results are free.
         run_dir: finished rounds are kept there; the same call again goes on after the last one.
 
@@ -108,7 +110,7 @@ def prune(
     _check_door(model, budget, pattern, criterion, rounds)
     least = _least(keep_at_least, pattern)
     ask = Ask(budget, criterion, scope, reduce, least, schedule, rounds, data, loss, recover, evaluate, seed, progress)
-    model, groups = _traced(model, inputs, pattern, only, skip, inexact, outputs)
+    model, groups = _traced(model, inputs, pattern, only, skip, inexact, means, outputs)
     settings = {"pattern": str(pattern), **_settings(ask)}
     small, plan, history = _loop(ask, model, groups, Rounds.at(run_dir, model, groups, settings))
     return compare(model, small, plan, evaluate=evaluate, history=history, progress=progress)
@@ -129,6 +131,7 @@ def plan_for(
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     inexact: bool = False,
+    means: Means = "kept",
     seed: int = 0,
 ) -> Plan:
     """The plan that `prune` with the same arguments would make, in one round, with its predicted costs; a dry run."""
@@ -136,7 +139,7 @@ def plan_for(
     _check_door(model, budget, pattern, criterion, 1)
     least = _least(keep_at_least, pattern)
     ask = Ask(budget, criterion, scope, reduce, least, schedules.linear, 1, data, loss, None, None, seed, None)
-    model, groups = _traced(model, inputs, pattern, only, skip, inexact, None)
+    model, groups = _traced(model, inputs, pattern, only, skip, inexact, means, None)
     with _seeded(ask, 1):
         return _decide(ask, model, groups, 1)
 
@@ -154,10 +157,11 @@ def _traced(
     only: str | Sequence[str],
     skip: str | Sequence[str],
     inexact: bool,
+    means: Means,
     outputs: Sequence[str] | None,
 ) -> tuple[nn.Module, Groups]:
     model = unwrap(model)
-    graph = trace(model, inputs, outputs=outputs)
+    graph = trace(model, inputs, outputs=outputs, means=means)
     return model, _exact(group(graph, pattern=pattern, only=only, skip=skip), inexact)
 
 

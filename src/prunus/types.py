@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ Evaluate: TypeAlias = Callable[[nn.Module], "Tensor | float"]
 """One score a sample, shape (n,), or a bare float (shown without an interval)."""
 Recover: TypeAlias = Callable[[nn.Module], "nn.Module | None"]
 """Trains the model it is given, in place or returning another of the same structure."""
+Means: TypeAlias = Literal["kept", "whole"]
+"""What a mean over units divides by once some are removed: how many are kept, or how many there were."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 

@@ -75,7 +75,7 @@ class Check:
         """With the user's weights, on every example."""
         for example in self.graph.examples:
             expected = self._reference(self.graph.eval, example, self.precision.state(self.state))
-            found = self._small(self.graph.eval, example, self.precision.state(state_of(small).tensors))
+            found = self._small(self.graph.eval, example, self._cut_state(small))
             self._note("user", error_between(expected, found), self.least)
 
     def redrawn(self) -> None:
@@ -113,7 +113,7 @@ class Check:
             for example in (another_batch(self.graph), self.graph.inputs):
                 try:
                     expected = call(module, cast(example), self.graph)
-                    found = self._small(self.graph.eval, example, self.precision.state(state_of(small).tensors))
+                    found = self._small(self.graph.eval, example, self._cut_state(small))
                 except (*REFUSALS, ProofError):  # the user's code makes float32 tensors itself, or holds the batch size
                     continue
                 if [t.shape for t in expected] == [t.shape for t in found] or example is self.graph.inputs:
@@ -200,6 +200,13 @@ class Check:
     def _outside(self, example: Inputs, state: Lookup, keep: Keep) -> Outside:
         constants = {name: self.precision.value(t) for name, t in fit_constants(self.graph, keep).items()}
         return Outside(state, constants, input_tensors(self.precision.inputs(example)))
+
+    def _cut_state(self, small: nn.Module) -> Lookup:
+        """The state of the smaller model; a weight that grew as it was cut is made anew, without its rounding."""
+        state, grown, exact = state_of(small).tensors, self.graph.rms_axes, self.precision.state(self.state)
+        return lambda n: (
+            cut_one(self.graph, n, exact(n), self.keep, self.alive) if n in grown else self.precision.value(state[n])
+        )
 
     def _cut(self, keep: Keep) -> Lookup:
         return lambda name: cut_one(self.graph, name, self.drawn(name), keep, self.alive)

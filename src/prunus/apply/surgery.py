@@ -6,15 +6,17 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isclose
 
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from prunus.graph.axes import Axes
+from prunus.graph.fit import fit
 from prunus.graph.graph import Graph, Mode
 from prunus.graph.node import Node
 from prunus.graph.private import plain_tensors, private_copy
-from prunus.graph.trace import integers_of
+from prunus.graph.trace import floats_of, integers_of
 from prunus.graph.width import Keep, counts, length
 
 _MOST_TRIES = 8
@@ -32,12 +34,12 @@ _CHANNEL_NORMS = (
 
 @dataclass(frozen=True)
 class Edit:
-    """An integer of a module that changes: attribute `key` (`name`, or `name.i` in a tuple) from `old` to `new`."""
+    """A number of a module that changes: attribute `key` (`name`, or `name.i` in a tuple) from `old` to `new`."""
 
     module: str
     key: str
-    old: int
-    new: int
+    old: int | float
+    new: int | float
 
 
 def candidates(
@@ -59,7 +61,7 @@ def candidates(
         chosen = [edit for edits in choice for edit in edits]
         copy = private_copy(model, share=False)
         replace_state(copy, state, graph.aliases)
-        apply_edits(copy, [*sure, *chosen])
+        apply_edits(copy, [*sure, *chosen, *_eps_edits(graph, copy, keep, alive)])
         yield copy
 
 
@@ -107,6 +109,17 @@ def _changed_sizes(graph: Graph, keep: Keep, alive: Keep) -> dict[tuple[str, int
     return found
 
 
+def _eps_edits(graph: Graph, model: nn.Module, keep: Keep, alive: Keep) -> Iterator[Edit]:
+    """Where a root mean square goes on dividing by the whole count: the floats of its module that equal its eps."""
+    floats = floats_of(model)
+    old, new = ({n.name: n for n in fit(graph, graph.eval, units).nodes} for units in (alive, keep))
+    for fold in graph.eval.whole.folds:
+        path, before, after = old[fold.eps].module, *(nodes[fold.eps].bound()[fold.arg] for nodes in (old, new))
+        for key, value in floats.get(path, {}).items():
+            if before != after and isclose(value, before):
+                yield Edit(path, key, value, after)
+
+
 def _channels(node: Node, mode: Mode) -> Axes:
     """The channels of a norm: without weights nothing else tells its module how many they are."""
     name = node.op.split(".")[1] if "." in node.op else ""
@@ -120,7 +133,7 @@ def _known_layer(
     weight = _weight_of(path, module, state)
     said = {} if weight is None else _said(module, tuple(weight.shape), path, sizes)
     for key, new in {**said, **_said_of_recurrent(path, module, state)}.items():
-        old = read_integer(module, key)
+        old = read_number(module, key)
         if old is not None and old != new:
             yield Edit(path, key, old, new)
 
@@ -132,7 +145,7 @@ def _weight_of(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> Ten
         full = f"{path}.{name}".lstrip(".")
         if full in state and name in own:
             said = _said(module, tuple(own[name].shape), path, {})
-            if all(read_integer(module, key) in (None, size) for key, size in said.items()):
+            if all(read_number(module, key) in (None, size) for key, size in said.items()):
                 return state[full]
     return state.get(f"{path}.weight".lstrip("."))
 
@@ -174,13 +187,13 @@ def _said_of_recurrent(path: str, module: nn.Module, state: Mapping[str, Tensor]
     return said if projection is None else {**said, "proj_size": projection.shape[0]}
 
 
-def read_integer(module: nn.Module, key: str) -> int | None:
-    """The integer `name`, or `name.i` in a tuple; None where there is no plain integer."""
+def read_number(module: nn.Module, key: str) -> int | float | None:
+    """The integer or float `name`, or `name.i` in a tuple; None where there is no plain number."""
     name, _, index = key.partition(".")
     value = vars(module).get(name)
     if index:
         value = value[int(index)] if isinstance(value, tuple) and int(index) < len(value) else None
-    return value if type(value) is int else None
+    return value if type(value) in (int, float) else None
 
 
 def apply_edits(model: nn.Module, edits: list[Edit]) -> None:
@@ -195,9 +208,15 @@ def apply_edits(model: nn.Module, edits: list[Edit]) -> None:
             setattr(module, name, edit.new)
 
 
-def edits_between(before: Mapping[str, Mapping[str, int]], model: nn.Module) -> list[Edit]:
-    """What changed in the integers of a model since `before`."""
-    after = integers_of(model)
+def edits_between(graph: Graph, model: nn.Module) -> list[Edit]:
+    """What changed in the integers and floats of a model since it was traced."""
+    return [
+        *_between(graph.integers, integers_of(model)),
+        *(_between(graph.floats, floats_of(model)) if graph.rms_axes else ()),
+    ]
+
+
+def _between(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> list[Edit]:
     return [
         Edit(path, key, old, after[path][key])
         for path, entries in before.items()

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from prunus.errors import PlanError
-from prunus.graph.axes import Atom
+from prunus.graph.axes import Atom, Axes
 from prunus.graph.graph import Graph, Mode
-from prunus.graph.node import Meta, Node, find_refs, signature
+from prunus.graph.node import Meta, Node, Ref, find_refs, signature
 from prunus.graph.program import Program
 from prunus.graph.see import Note, Place
-from prunus.graph.width import Keep, Size, counts, cut_tensor, length, size_of
+from prunus.graph.width import Keep, Size, counts, cut_tensor, length, share_of, size_of
 
 _OPTIONS = ("dtype", "layout", "device", "pin_memory")
 _DRAWN = 0.7
@@ -30,6 +30,7 @@ def fit(graph: Graph, mode: Mode, keep: Keep) -> Program:
     """
     kept = counts(keep)
     nodes = [_fit_node(node, mode, kept, graph.leaves.moving) for node in mode.proven.nodes]
+    nodes = _divide_by_whole(nodes, mode, kept) if mode.whole.nodes else nodes
     return replace(mode.proven, nodes=_used(nodes, mode.proven.outputs))
 
 
@@ -55,6 +56,27 @@ def _fit_node(node: Node, mode: Mode, kept: Mapping[Atom, int], moving: Mapping[
         if length(axis, kept) != axis.size:
             node = with_argument(node, Place(name), value)
     return node
+
+
+def _divide_by_whole(nodes: list[Node], mode: Mode, kept: Mapping[Atom, int]) -> list[Node]:
+    """What a mean reads is scaled by the share that is kept; in a root mean square, eps is divided by it instead."""
+    eps = {fold.eps: fold for fold in mode.whole.folds}
+    folded = {fold.mean for fold in mode.whole.folds}
+    made: list[Node] = []
+    for node in nodes:
+        if node.name in eps:
+            share = share_of(_over(mode, eps[node.name].mean), kept)
+            number = node.bound()[eps[node.name].arg]
+            node = with_argument(node, Place(eps[node.name].arg), number / share) if share != 1 else node
+        elif node.name in mode.whole.nodes - folded and (share := share_of(_over(mode, node.name), kept)) != 1:
+            made.append(Node(f"{node.name}_share", "aten.mul.Scalar", (node.args[0], share), module=node.module))
+            node = replace(node, args=(Ref(made[-1].name), *node.args[1:]))
+        made.append(node)
+    return made
+
+
+def _over(mode: Mode, mean: str) -> Axes:
+    return tuple(read.over for read in mode.inferred.notes[mean].reads)
 
 
 def _said(size: Size, place: Place, note: Note) -> Size:

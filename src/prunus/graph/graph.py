@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from prunus.graph.dependent import before
 from prunus.graph.infer import Inferred, Unruled
 from prunus.graph.node import Meta
 from prunus.graph.program import Program
+from prunus.graph.whole import Whole
 from prunus.graph.width import positions
 from prunus.types import Inputs
 
@@ -25,6 +26,8 @@ class Mode:
 
     program: Program
     inferred: Inferred
+    whole: Whole = field(default_factory=Whole)
+    """Means that do not count what is kept, but go on dividing by the whole count."""
 
     @cached_property
     def proven(self) -> Program:
@@ -72,6 +75,8 @@ class Graph:
     config: Mapping[Place, int | None]
     """The numbers of the model's own configuration, if it holds one, and what is not set there."""
     state_axes: Mapping[str, Axes]
+    floats: Mapping[str, Mapping[str, float]]
+    """Module path -> its attributes that are floats: what an eps in the user's code may come from."""
     constants: Mapping[str, Tensor]
     constant_axes: Mapping[str, Axes]
     examples: tuple[Inputs, ...]
@@ -81,6 +86,13 @@ class Graph:
     @cached_property
     def modes(self) -> tuple[Mode, ...]:
         return (self.eval,) if self.train is None else (self.eval, self.train)
+
+    @cached_property
+    def rms_axes(self) -> dict[str, Axes]:
+        """Weights that take the share of a root mean square that goes on dividing by the whole count -> its axes."""
+        inferred = self.eval.inferred
+        read = {name: note.reads for name, note in inferred.notes.items()}
+        return {fold.weight: tuple(r.over for r in read[fold.mean]) for fold in self.eval.whole.folds}
 
     @property
     def depends(self) -> str:
@@ -129,6 +141,7 @@ class Graph:
             digest.update(f"{name}{meta.shape}".encode())
         for node in self.eval.proven.nodes:
             digest.update(f"{node.op}<{[r.name for r in node.refs()]}".encode())
+        digest.update(b"whole" if self.eval.whole.nodes else b"")
         return digest.hexdigest()
 
     def __str__(self) -> str:

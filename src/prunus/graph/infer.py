@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,17 @@ class Inferred:
         return self.axes[name][0]
 
 
-def infer(program: Program, outside: Mapping[tuple[str, Any], Axes], algebra: Algebra) -> Inferred:
-    """Infer one program; `outside` holds the axes of state, inputs and constants, shared between programs."""
-    walk = _Walk(algebra, program)
+def infer(
+    program: Program,
+    outside: Mapping[tuple[str, Any], Axes],
+    algebra: Algebra,
+    whole: Container[str] = (),
+) -> Inferred:
+    """Infer one program; `outside` holds the axes of state, inputs and constants, shared between programs.
+
+    What is in `whole` is a mean that goes on dividing by the whole count: removing units of it is zeroing them.
+    """
+    walk = _Walk(algebra, program, whole)
     for node in program.nodes:
         if node.op in ("state", "input", "constant"):
             walk.axes[node.name] = (outside[node.op, node.args[0]],)
@@ -98,11 +106,12 @@ def _used(program: Program, live: frozenset[str]) -> dict[str, frozenset[int]]:
 
 
 class _Walk:
-    def __init__(self, algebra: Algebra, program: Program) -> None:
+    def __init__(self, algebra: Algebra, program: Program, whole: Container[str]) -> None:
         self.algebra = algebra
         self.live = _live(program)
         self.blank = blank_values(program)
         self.used = _used(program, self.live)
+        self.whole = whole
         self.axes: dict[str, tuple[Axes, ...]] = {}
         self.out: dict[str, Out] = {}
         self.notes: dict[str, Note] = {}
@@ -125,6 +134,8 @@ class _Walk:
             self.unruled.append(Unruled(node.op, node.module))
         if node.name not in self.live:  # a result that nobody sees cannot make a removal inexact
             self.algebra.facts[said:] = [f for f in self.algebra.facts[said:] if f.kind not in ("inexact", "trunk")]
+        elif node.name in self.whole:
+            self.algebra.facts[said:] = [f for f in self.algebra.facts[said:] if f.kind != "inexact"]
         for axes, meta in zip(made, outs, strict=True):
             sizes = tuple(a.size for a in axes)
             assert sizes == meta.shape, f"{node.op} ({node.name}): rule says {sizes}, captured {meta.shape}"

@@ -32,6 +32,7 @@ class Reference:
         self.masks = {
             node.name: masks for node in mode.program.nodes if (masks := _masks_of(node, mode.inferred, keep, alive))
         }
+        self.whole = mode.whole.nodes
         self.choosing = {name for name in self.masks if any(r.chooses for r in mode.inferred.notes[name].reads)}
 
     def __call__(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -44,7 +45,8 @@ class Reference:
         for place, dims in masks.items():
             _mask_argument(bound, place, dims, removed)
         name = node.op.split(".")[1]
-        return _COUNTING[name](node, bound, masks) if name in _COUNTING else _operate_bound(node, bound)
+        counts = name in _COUNTING and node.name not in self.whole
+        return _COUNTING[name](node, bound, masks) if counts else _operate_bound(node, bound)
 
 
 def _masks_of(node: Node, inferred: Inferred, keep: Keep, alive: Keep) -> Masks:

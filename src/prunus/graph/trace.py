@@ -19,20 +19,32 @@ from prunus.graph.leaves import gather
 from prunus.graph.nest import input_tensors, with_tensors
 from prunus.graph.node import Meta, overload
 from prunus.graph.private import State, adopt_plain_tensors, private_copy, state_of, unwrap
+from prunus.graph.program import Program
 from prunus.graph.recorded import Captured
-from prunus.types import Inputs
+from prunus.graph.whole import Whole, whole_means
+from prunus.types import Inputs, Means
 
 
-def trace(model: nn.Module, inputs: Any, *, outputs: Sequence[str] | None = None) -> Graph:
+def trace(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    outputs: Sequence[str] | None = None,
+    means: Means = "kept",
+) -> Graph:
     """Capture a model in eval and train mode and infer the factorisation of every axis.
 
     `inputs` is an example call: a tensor, a tuple (arguments), a dict (keyword arguments), `Inputs`, or a list of
     these; all are used in proofs, the first is traced. Examples of batch one are traced at batch two where the model
     allows, so that the batch stays free. `outputs` selects entries of a mapping result. The model is not touched.
 
+    `means` says what a mean over units, and the mean square of an RMS norm, divide by once some are removed: by how
+    many are kept; or with "whole" by how many the traced model has, so that removing them is exactly zeroing them.
+
     A model whose path depends on values (detectors) is traced on the example itself and marked: `Graph.depends`.
 
-    Raises `TraceError` when the model refuses the inputs, or draws random numbers in eval mode.
+    Raises `TraceError` when the model refuses the inputs, draws random numbers in eval mode, or cannot have these
+    `means`.
 
     >>> graph = trace(torch.nn.Linear(4, 3), torch.randn(2, 4))
     >>> graph.state_axes["weight"]
@@ -49,8 +61,22 @@ def trace(model: nn.Module, inputs: Any, *, outputs: Sequence[str] | None = None
     trained, train_error = _capture_train(mine, state, first, outputs)
     for number, example in enumerate(examples[1:] if not evaluated.program.depends else (), 2):
         _check_alike(number, mine, state, example, outputs, evaluated)
-    graph = _infer(type(model).__name__, state, plain, examples, first, evaluated, trained, train_error)
-    return replace(graph, integers=integers_of(model), config=numbers_of(config_of(model)))
+    whole = _whole(means, [each.program for each in (evaluated, trained) if each is not None])
+    graph = _infer(type(model).__name__, state, plain, examples, first, evaluated, trained, train_error, whole)
+    return replace(graph, integers=integers_of(model), floats=floats_of(model), config=numbers_of(config_of(model)))
+
+
+def _whole(means: str, programs: Sequence[Program]) -> list[Whole]:
+    if means not in ("kept", "whole"):
+        raise TraceError(f'means={means!r}; expected "kept" or "whole".')
+    if means == "kept":
+        return [Whole() for _ in programs]
+    if programs[0].depends:
+        raise TraceError(
+            f"The path of this model depends on values ({programs[0].depends}), and its means can only count what is "
+            'kept. Leave out means="whole".'
+        )
+    return whole_means(programs)
 
 
 def integers_of(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -62,6 +88,12 @@ def integers_of(model: nn.Module) -> dict[str, dict[str, int]]:
             entries |= {f"{key}.{i}": v for i, v in enumerate(value)} if isinstance(value, tuple) else {key: value}
         found[path] = {k: v for k, v in entries.items() if type(v) is int and not k.startswith("_")}
     return found
+
+
+def floats_of(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Module path -> its attributes that are floats; private ones left out."""
+    every = ((path, vars(module).items()) for path, module in model.named_modules())
+    return {path: {k: v for k, v in items if type(v) is float and not k.startswith("_")} for path, items in every}
 
 
 def _capture_eval(
@@ -135,6 +167,7 @@ def _infer(
     evaluated: Captured,
     trained: Captured | None,
     train_error: str,
+    whole: Sequence[Whole],
 ) -> Graph:
     algebra = Algebra()
     constants = {**evaluated.constants, **(trained.constants if trained else {})}
@@ -144,7 +177,8 @@ def _infer(
     for (kind, _), axes in outside.items():
         for axis in axes if kind == "input" else ():
             algebra.say(axis, "fixed", "an input of the model")
-    modes = [Mode(c.program, infer(c.program, outside, algebra)) for c in (evaluated, trained) if c is not None]
+    programs = [each.program for each in (evaluated, trained) if each is not None]
+    modes = [Mode(p, infer(p, outside, algebra, w.nodes), w) for p, w in zip(programs, whole, strict=True)]
     state_axes = {name: outside["state", name] for name in state.tensors}
     leaves = gather(algebra, outside, list(input_tensors(inputs)), modes)
     return Graph(
@@ -159,6 +193,7 @@ def _infer(
         plain=plain,
         integers={},
         config={},
+        floats={},
         state_axes=state_axes,
         constants=constants,
         constant_axes={name: outside["constant", name] for name in constants},

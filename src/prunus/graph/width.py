@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
@@ -30,6 +31,11 @@ def length(axis: Axis, kept: Mapping[Atom, int]) -> int:
         else:
             total *= sum(length(segment, kept) for segment in atom.segments)
     return total
+
+
+def share_of(axes: Axes, kept: Mapping[Atom, int]) -> float:
+    """Which part of the indices along all of these axes stays."""
+    return prod(length(axis, kept) for axis in axes) / prod(axis.size for axis in axes)
 
 
 def size_of(axis: Axis, kept: Mapping[Atom, int], moving: Mapping[Atom, tuple[int, int]]) -> Size:

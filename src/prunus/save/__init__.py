@@ -1,6 +1,6 @@
 """A pruned model as files that run no code: safetensors and JSON.
 
-`model.safetensors` (weights), `graph.json` (the graph at its new sizes), `surgery.json` (which integers of the user's
+`model.safetensors` (weights), `graph.json` (the graph at its new sizes), `surgery.json` (which numbers of the user's
 class change), `plan.json` and `plan.safetensors` (which units went), `report.json` (what was measured).
 """
 

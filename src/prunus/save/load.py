@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prunus.apply.surgery import Edit, apply_edits, read_integer, replace_state
+from prunus.apply.surgery import Edit, apply_edits, read_number, replace_state
 from prunus.errors import ArtifactError
 from prunus.graph.configuration import Place, config_of, numbers_of, say
 from prunus.graph.encode import decode_program
@@ -133,18 +134,19 @@ def _as_class(folder: Path, graph: dict[str, Any], state: dict[str, Tensor], mod
 
 
 def _checked_edit(folder: Path, model: nn.Module, entry: Any) -> Edit:
-    """An entry of surgery.json: the integer must exist, be plain, have the old value, and not grow."""
+    """An entry of surgery.json: the number must exist, be plain and have the old value; a size may not grow."""
     try:
         edit = Edit(str(entry["module"]), str(entry["attribute"]), entry["old"], entry["new"])
-        found = read_integer(model.get_submodule(edit.module), edit.key)
+        found = read_number(model.get_submodule(edit.module), edit.key)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(
             f"{folder / 'surgery.json'} names a module or entry that is not there ({error})."
         ) from error
-    if type(edit.old) is not int or type(edit.new) is not int or not 0 < edit.new <= edit.old:
+    kinds = (type(edit.old), type(edit.new))
+    if not (kinds == (int, int) and 0 < edit.new <= edit.old) and not (kinds == (float, float) and isfinite(edit.new)):
         raise ArtifactError(
             f"{folder / 'surgery.json'}: {edit.module}.{edit.key} from {edit.old!r} to {edit.new!r}; sizes are "
-            "integers and only shrink."
+            "integers and only shrink, and what else changes is a finite float."
         )
     if found != edit.old:
         raise ArtifactError(

@@ -104,12 +104,11 @@ def _range(tensor: Tensor) -> list[int]:
 
 
 def _surgery(graph: Graph, model: nn.Module, digest: str) -> dict[str, Any]:
-    """Which integers of the user's class and its configuration change; `class` is None where it could not be cut."""
+    """Which numbers of the user's class and its configuration change; `class` is None where it could not be cut."""
     if isinstance(model, GraphModel):
         return {"format": FORMAT, "weights": digest, "class": None, "entries": [], "config": []}
     entries = [
-        {"module": e.module, "attribute": e.key, "old": e.old, "new": e.new}
-        for e in edits_between(graph.integers, model)
+        {"module": e.module, "attribute": e.key, "old": e.old, "new": e.new} for e in edits_between(graph, model)
     ]
     return {
         "format": FORMAT,
