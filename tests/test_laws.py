@@ -296,10 +296,10 @@ def test_macs_of_a_graph_by_hand_and_by_the_counter(name: str) -> None:
 
 
 def least_and_most(groups: Groups, metric: str) -> tuple[float, float]:
-    """The cost with one unit of each group, and of the whole model."""
-    alone = {each.leaf: torch.arange(each.size) == 0 for each in groups}
+    """The cost with as few units of each group as may be, and of the whole model."""
+    alone = {each.leaf: torch.arange(each.size) < each.least for each in groups}
     if metric == "units":
-        return len(groups), sum(each.size for each in groups)
+        return sum(each.least for each in groups), sum(each.size for each in groups)
     return predict(groups.graph, alone)[metric][1], predict(groups.graph, {})[metric][0]
 
 
@@ -340,7 +340,7 @@ def test_a_budget_is_met_and_the_next_unit_would_break_it(
         more = {**plan.keep, best: plan.keep[best] | (scores[best] == scores[best][removed[best]].max())}
     else:
         share = min((int(plan.keep[name].sum()) + 1) / groups[name].size for name in removed)
-        counts = {each.name: max(1, math.floor(share * each.size + 1e-9)) for each in groups}
+        counts = {each.name: max(each.least, math.floor(share * each.size + 1e-9)) for each in groups}
         more = {name: best_of(scores[name], count) for name, count in counts.items()}
     assert cost(groups, more, metric) > budget.at_most
 
@@ -383,7 +383,7 @@ def test_scope_layer_keeps_one_share_of_every_group(recipe: Recipe, share: float
     scores = score(model, groups, random, seed=seed)
     plan = allocate(groups, scores, reachable(groups, "params", share), scope="layer")
     counts = {name: (count, groups[name].size) for name, count in kept(plan).items()}
-    least = max((count / size for count, size in counts.values() if count > 1), default=0.0)
+    least = max((count / size for name, (count, size) in counts.items() if count > groups[name].least), default=0.0)
     most = min((count + 1) / size for count, size in counts.values())
     assert least < most
 
@@ -395,7 +395,8 @@ def test_counts_are_multiples_of_round_to_or_whole(
 ) -> None:
     model, _, groups = traced(recipe, round_to)
     scores = score(model, groups, random, seed=seed)
-    all_first = {each.name: best_of(scores[each.name], min(round_to, each.size)) for each in groups}
+    fewest = {each.name: -(-each.least // round_to) * round_to for each in groups}
+    all_first = {each.name: best_of(scores[each.name], min(fewest[each.name], each.size)) for each in groups}
     budget = Budget(metric, cost(groups, all_first, metric), relative=False)
     plan = allocate(groups, scores, budget, scope=scope)
     for name, count in kept(plan).items():
@@ -410,7 +411,7 @@ def test_counts_are_multiples_of_round_to_or_whole(
 def test_at_least_a_share_of_every_group_stays(recipe: Recipe, scope: str, share: float, seed: int) -> None:
     model, _, groups = traced(recipe)
     scores = score(model, groups, random, seed=seed)
-    floors = {each.name: max(1, math.ceil(share * each.size - 1e-9)) for each in groups}
+    floors = {each.name: max(each.least, math.ceil(share * each.size - 1e-9)) for each in groups}
     budget = Budget("units", sum(floors.values()), relative=False)
     plan = allocate(groups, scores, budget, scope=scope, keep_at_least=share)
     assert kept(plan) == floors
