@@ -21,7 +21,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     **{
         f"vit_{size}": {"image_size": SIZES.get(f"vit_{size}", 64)} for size in ("b_16", "b_32", "l_16", "l_32", "h_14")
     },
-    **dict.fromkeys(("mvit_v1_b", "mvit_v2_s"), {"spatial_size": (64, 64), "temporal_size": 8}),
+    **{name: {"spatial_size": (64, 64), "temporal_size": 8} for name in ("mvit_v1_b", "mvit_v2_s")},
 }
 CLIPS = {"s3d": (3, 16, 224, 224)}
 FEW = {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 20, "box_detections_per_img": 10}
