@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given
-from nets import Conv1D, Fn, Recipe, parameter, recipes
+from hypothesis import assume, example, given
+from nets import Conv1D, Fn, Recipe, Step, parameter, recipes
 from test_laws import laws, run, seeds, traced
 from torch import Tensor, nn
 from torch.ao.pruning import WeightNormSparsifier
@@ -93,7 +93,12 @@ def test_without_constants_what_is_removed_changes_nothing(recipe: Recipe, seed:
     assert_same(small, model, other)
 
 
+PADDED = Recipe("image", (Step("residual"), Step("pad", 0, 1), Step("transposed", 0, 0, 1)))
+"""Channels padded to a number that the groups of a convolution do not share with them."""
+
+
 @laws(15)
+@example(PADDED, 0)
 @given(recipes(), seeds)
 def test_units_all_of_whose_state_is_zero_are_found(recipe: Recipe, seed: int) -> None:
     assume(

@@ -21,9 +21,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     **{
         f"vit_{size}": {"image_size": SIZES.get(f"vit_{size}", 64)} for size in ("b_16", "b_32", "l_16", "l_32", "h_14")
     },
-    **{name: {"spatial_size": (64, 64), "temporal_size": 8} for name in ("mvit_v1_b", "mvit_v2_s")},
 }
-CLIPS = {"s3d": (3, 16, 224, 224)}
+CLIPS = {"s3d": (3, 16, 224, 224), "mvit_v1_b": (3, 16, 224, 224), "mvit_v2_s": (3, 16, 224, 224)}
 FEW = {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 20, "box_detections_per_img": 10}
 """Boxes of the two-stage detectors: their number changes no weight."""
 
@@ -39,8 +38,7 @@ def entries() -> Iterator[Entry]:
     for name in models.list_models(module=models.segmentation):
         yield Entry(name, FAMILY, partial(make, name, weights_backbone=None, num_classes=5), images(3, 64, 64))
     for name in models.list_models(module=models.video):
-        clip = images(*CLIPS.get(name, (3, 8, 64, 64)))
-        yield Entry(name, FAMILY, partial(make, name, **SETTINGS.get(name, {})), clip)
+        yield Entry(name, FAMILY, partial(make, name), images(*CLIPS.get(name, (3, 8, 64, 64))))
     for name in models.list_models(module=models.optical_flow):
         yield Entry(name, FAMILY, partial(make, name), flow)
     for name in models.list_models(module=models.detection):

@@ -119,7 +119,10 @@ class _Walk:
         for dim in dims:
             value: Tensor = self.values[ref.name]
             blank = (value == 0).movedim(dim, 0).flatten(1).all(1) if value.ndim > 1 else value == 0
-            zero &= blank[positions(self.inferred.axes[ref.name][0][dim])[leaf]].all(1)
+            rows = positions(self.inferred.axes[ref.name][0][dim]).get(leaf)
+            if rows is None:  # its axis was fixed before it could be split
+                return Fact(_none(leaf), _none(leaf))
+            zero &= blank[rows].all(1)
         return Fact(zero, ~_none(leaf))
 
     def _note_reads(self, node: Node) -> None:
