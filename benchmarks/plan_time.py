@@ -24,6 +24,11 @@ MODELS = (
     *("vit_b_16", "vit_l_16", "efficientnet_v2_l", "maxvit_t"),
 )
 
+HEADINGS = (
+    *("model", "operations", "trace, s", "group, s", "score, s", "allocate, s", "in all, s"),
+    *("members", "grouping, µs a member"),
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,41 +42,24 @@ def main() -> None:
     from vision import models
 
     torch.set_num_threads(1)
-    sizes: list[tuple[float, float]] = []
-    rows = [
-        (
-            "model",
-            "operations",
-            "trace, s",
-            "group, s",
-            "score, s",
-            "allocate, s",
-            "in all, s",
-            "members",
-            "grouping, µs a member",
-        )
-    ]
-    for name in given.models:
-        model = getattr(models, name)()
-        runs = [timed(model, torch.randn(2, 3, 224, 224)) for _ in range(given.repeats)]
-        medians = [statistics.median(run[step] for run in runs) for step in range(4)]
-        operations, members = runs[0][4:]
-        sizes.append((math.log(members), math.log(medians[1])))
-        whole = statistics.median(sum(run[:4]) for run in runs)
-        rows.append(
-            (
-                name,
-                str(operations),
-                *(f"{m:.2f}" for m in medians),
-                f"{whole:.2f}",
-                str(members),
-                f"{medians[1] / members * 1e6:.0f}",
-            )
-        )
     print(f"torch {torch.__version__}, 1 thread, medians of {given.repeats}, 224 px, batch 2, half of all units")
-    print("\n".join(aligned(rows)))
-    slope = statistics.linear_regression(*zip(*sizes, strict=True)).slope
-    print(f"time of grouping ~ members to the power of {slope:.2f}")
+    found = {name: measured(getattr(models, name)(), given.repeats) for name in given.models}
+    print("\n".join(aligned([HEADINGS, *((name, *row(*each)) for name, each in found.items())])))
+    logs = [(math.log(members), math.log(seconds[1])) for seconds, _, members in found.values()]
+    if len(logs) > 1:
+        slope = statistics.linear_regression(*zip(*logs, strict=True)).slope
+        print(f"time of grouping ~ members to the power of {slope:.2f}")
+
+
+def measured(model: torch.nn.Module, repeats: int) -> tuple[list[float], int, int]:
+    """Median seconds of each step and of all together, and the numbers of operations and of members of all groups."""
+    runs = [timed(model, torch.randn(2, 3, 224, 224)) for _ in range(repeats)]
+    seconds = [statistics.median(run[step] for run in runs) for step in range(4)]
+    return [*seconds, statistics.median(sum(run[:4]) for run in runs)], *runs[0][4:]
+
+
+def row(seconds: list[float], operations: int, members: int) -> tuple[str, ...]:
+    return str(operations), *(f"{s:.2f}" for s in seconds), str(members), f"{seconds[1] / members * 1e6:.0f}"
 
 
 def timed(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, float, float, float, int, int]:

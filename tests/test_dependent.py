@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from halves import IMAGE, VECTOR, L, Net, assert_same, draw, halve
+from halves import IMAGE, VECTOR, L, Net, S, assert_same, draw, halve
 from torch import Tensor, nn
 
 import prunus
@@ -246,3 +246,23 @@ def test_a_group_beyond_the_read_that_moves_nothing_is_not_witnessed() -> None:
 
     model = Net(run, a=L(8, 12), b=L(12, 6), o=L(12, 3), p=L(6, 3))
     assert halve(model, VECTOR).proof.unwitnessed == ("b",)
+
+
+def test_a_result_chosen_by_other_means_is_seen() -> None:
+    """Both are computed in every call; which of them is the result, no operation tells."""
+
+    def run(self: Any, x: Tensor) -> Tensor:
+        y, z = self.o(self.a(x)), self.p(self.a(x))
+        return y if torch.tensor([x.sum(), 1.0]).tolist()[0] > float(VECTOR.sum()) + 0.1 else z
+
+    graph = trace(Net(run, a=L(8, 12), o=L(12, 3), p=L(12, 3)), VECTOR)
+    assert graph.depends
+
+
+def test_a_precision_that_is_none_is_refused() -> None:
+    half = halve(S(L(8, 6), nn.ReLU(), L(6, 3)), VECTOR)
+    with pytest.raises(prunus.errors.PlanError, match=r"'fast' is no precision of a proof; expected \"native\""):
+        prunus.shrink(half.model, half.plan, verify="fast")
+    proof = verify(half.model, half.small, half.plan, precision="native")
+    assert (proof.precision, proof.accepted["redrawn"]) == ("float32", 1e-4)
+    assert half.proof.precision == "float64"

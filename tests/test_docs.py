@@ -82,7 +82,7 @@ def test_the_reference_names_every_public_name_once() -> None:
 
 
 def test_the_reference_shows_signatures_and_docstrings_as_they_are_written(reference: str) -> None:
-    assert "prunus.shrink(model: nn.Module, plan: Plan, *, verify: Verify = True) -> nn.Module" in reference
+    assert "    verify: bool | Precise = True,\n) -> nn.Module" in reference
     assert "criterion: Criterion = magnitude," in reference
     assert "- `data`, `loss`: batches and `loss(model, batch)`" in reference
     assert "### prunus.statistics" not in reference

@@ -28,7 +28,6 @@ from prunus.graph.private import state_of
 from prunus.graph.rules import recurrent
 from prunus.graph.see import Place
 from prunus.graph.still import dead_units
-from prunus.graph.still_rules import plain
 from prunus.graph.width import positions
 from prunus.plan import Plan
 from prunus.types import Inputs
@@ -147,7 +146,7 @@ def test_still_units_are_the_same_or_times_zero_wherever_they_are_read(recipe: R
     facts, inferred = dead_units(groups.graph, state), groups.graph.eval.inferred
     for node in groups.graph.eval.program.nodes:
         reads = inferred.notes[node.name].reads if node.name in inferred.notes and node.name in inferred.live else []
-        if plain(node.op) in recurrent.RULES:  # what it adds up are products with states inside: see test_recurrent.py
+        if node.plain in recurrent.RULES:  # what it adds up are products with states inside: see test_recurrent.py
             continue
         for leaf in {leaf for read in reads for leaf in read.over.leaves()} & {g.leaf for g in groups.only(exact=True)}:
             same, blank = torch.ones(leaf.size, dtype=torch.bool), torch.zeros(leaf.size, dtype=torch.bool)

@@ -231,7 +231,7 @@ def elementwise(name: str) -> tuple[str, tuple[Any, ...]] | None:
         args = tuple(draw(6) if i and t == "Tensor" else values.get(t) for i, t in enumerate(needed))
         try:
             overload(f"aten.{name}.{kind}")(*args)
-        except (RuntimeError, TypeError, NotImplementedError):
+        except (RuntimeError, TypeError, NotImplementedError):  # this overload takes others, or is not for the CPU
             continue
         return f"{name}.{kind}", args
     return None

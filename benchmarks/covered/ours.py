@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 
 import prunus
 from covered.entry import Call
-from covered.judge import HUGE, NOTHING, REFUSED, first_line
+from covered.judge import NOTHING, REFUSED, first_line
 
 
 def prune(model: nn.Module, call: Call, row: dict[str, Any]) -> nn.Module | None:
@@ -26,17 +25,10 @@ def prune(model: nn.Module, call: Call, row: dict[str, Any]) -> nn.Module | None
         plan = prunus.allocate(groups, scores, prunus.Budget("units", at_most=0.5), scope="layer")
         row["plan_s"] = round(time.perf_counter() - start, 2)
         start = time.perf_counter()
-        small = prunus.shrink(model, plan, **_proof(model))
+        small = prunus.shrink(model, plan)
     except prunus.PrunusError as error:
         nothing = isinstance(error, prunus.errors.GroupError) and str(error).startswith("Nothing in this")
         row |= {"verdict": NOTHING if nothing else REFUSED, "why": first_line(error)}
         return None
     row["shrink_s"] = round(time.perf_counter() - start, 2)
     return small
-
-
-def _proof(model: nn.Module) -> dict[str, Any]:
-    """Huge models are proven at their own dtype, where shrink can."""
-    huge = sum(p.numel() for p in model.parameters()) > HUGE
-    modes = str(inspect.signature(prunus.shrink).parameters["verify"].annotation)
-    return {"verify": "native"} if huge and "native" in modes else {}

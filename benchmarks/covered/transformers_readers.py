@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from covered.sizes import BOTH, IDS, STARTS, TEXT, Models
 
+PAIR = {**BOTH, **STARTS, "max_position_embeddings": 64}
 MODELS: Models = {
     "bert": ("BertConfig", "BertForSequenceClassification", TEXT, "masked"),
     "roberta": ("RobertaConfig", "RobertaForSequenceClassification", {**TEXT, **IDS}, "masked"),
@@ -65,18 +66,18 @@ MODELS: Models = {
         },
         "ids",
     ),
-    "bart": ("BartConfig", "BartForConditionalGeneration", {**BOTH, **STARTS, "max_position_embeddings": 64}, "pair"),
+    "bart": ("BartConfig", "BartForConditionalGeneration", PAIR, "pair"),
     "mbart": (
         "MBartConfig",
         "MBartForConditionalGeneration",
-        {**BOTH, **STARTS, "max_position_embeddings": 64},
+        PAIR,
         "pair",
     ),
-    "marian": ("MarianConfig", "MarianMTModel", {**BOTH, **STARTS, "max_position_embeddings": 64}, "pair"),
+    "marian": ("MarianConfig", "MarianMTModel", PAIR, "pair"),
     "pegasus": (
         "PegasusConfig",
         "PegasusForConditionalGeneration",
-        {**BOTH, **STARTS, "max_position_embeddings": 64},
+        PAIR,
         "pair",
     ),
 }

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from covered.sizes import BOTH, IDS, PICTURE, SOUND, STAGES, STARTS, TEXT, TOWER, Models
 
+WINDOWS = {
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 16,
+    "window_size": 4,
+    "num_labels": 5,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+}
 MODELS: Models = {
     "whisper": (
         "WhisperConfig",
@@ -34,29 +43,13 @@ MODELS: Models = {
     "swin": (
         "SwinConfig",
         "SwinForImageClassification",
-        {
-            "image_size": 32,
-            "patch_size": 2,
-            "embed_dim": 16,
-            "depths": [2, 1],
-            "num_heads": [2, 4],
-            "window_size": 4,
-            "num_labels": 5,
-        },
+        WINDOWS,
         "picture",
     ),
     "swinv2": (
         "Swinv2Config",
         "Swinv2ForImageClassification",
-        {
-            "image_size": 32,
-            "patch_size": 2,
-            "embed_dim": 16,
-            "depths": [2, 1],
-            "num_heads": [2, 4],
-            "window_size": 4,
-            "num_labels": 5,
-        },
+        WINDOWS,
         "picture",
     ),
     "convnext": ("ConvNextConfig", "ConvNextForImageClassification", STAGES, "picture"),

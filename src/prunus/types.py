@@ -21,6 +21,8 @@ Recover: TypeAlias = Callable[[nn.Module], "nn.Module | None"]
 """Trains the model it is given, in place or returning another of the same structure."""
 Means: TypeAlias = Literal["kept", "whole"]
 """What a mean over units divides by once some are removed: how many are kept, or how many there were."""
+Precise: TypeAlias = Literal["native", "float64"]
+"""In what a proof computes: float32 (`"native"`), or twice that."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunus.apply.build import cut_one
 from prunus.apply.compare import REFUSALS, call, error_between, native_bound
 from prunus.apply.dependent import apart_by_values, start_error, zeroed_error
-from prunus.apply.double import ACCEPTED, Lookup, Precision
+from prunus.apply.precision import ACCEPTED, Lookup, Precision
 from prunus.apply.redraw import redraw_inputs, redrawer
 from prunus.apply.zeroed import another_batch, zeroed
 from prunus.errors import ProofError
@@ -46,7 +46,7 @@ class Check:
         self.keep: Keep = plan.left
         self.alive: Keep = plan.groups.alive
         self.state = state_of(model).tensors
-        self.precision, self.least = precision, precision.accepted
+        self.precision, self.rounding = precision, precision.accepted
         self.drawn: Lookup = redrawer(self.graph, self.state, dtype=precision.dtype)
         self.errors: dict[str, float] = {}
         self.accepted: dict[str, float] = {}
@@ -76,19 +76,19 @@ class Check:
         for example in self.graph.examples:
             expected = self._reference(self.graph.eval, example, self.precision.state(self.state))
             found = self._small(self.graph.eval, example, self._cut_state(small))
-            self._note("user", error_between(expected, found), self.least)
+            self._note("user", error_between(expected, found), self.rounding)
 
     def redrawn(self) -> None:
         """With all floating state and inputs drawn anew, in eval and train mode: default weights hide wrong indices."""
         self.expected, error = self._drawn_apart(self.graph.eval, self.graph.inputs)
-        self._note("redrawn", error, self.least)
+        self._note("redrawn", error, self.rounding)
         if self.graph.train is None:
             return
         if not _alike(self.graph.eval.program, self.graph.train.program):
             _, error = self._drawn_apart(self.graph.train, self.graph.inputs)
-        if error > self.least:  # statistics of two samples can be so ill-conditioned that rounding alone does this
+        if error > self.rounding:  # statistics of two samples can be so ill-conditioned that rounding alone does this
             _, error = self._drawn_apart(self.graph.train, another_batch(self.graph, more=_MANY))
-        self._note("train", error, self.least)
+        self._note("train", error, self.rounding)
 
     def _drawn_apart(self, mode: Mode, example: Inputs) -> tuple[list[Tensor], float]:
         """With everything drawn anew: the results of the reference, and how far the smaller graph is from them."""
@@ -149,20 +149,19 @@ class Check:
             return float("inf")
         off = {g.name: one_off(self.plan.keep[g.name], self.plan.groups.left(g)) for g in self.cut_groups}
         wrong_plan = replace(self.plan, keep={**self.plan.keep, **off})
-        keep = wrong_plan.left
+        keep, seen = wrong_plan.left, CONTROL * self.rounding
         for seed in range(1, _DRAWS + 1):
             wrong = self._small(self.graph.eval, redraw_inputs(self.graph.inputs), self._cut(keep), keep)
             error = error_between(self.expected, wrong)
-            if error >= CONTROL * self.least:
+            if error >= seen:
                 return error
             self.drawn = redrawer(self.graph, self.state, seed, self.precision.dtype)
             self.redrawn()
-        if self.graph.depends and (error := apart_by_values(self.model, self.plan, wrong_plan)) >= CONTROL * self.least:
+        if self.graph.depends and (error := apart_by_values(self.model, self.plan, wrong_plan)) >= seen:
             return error
         raise ProofError(
             "The check is blind here: a model cut one unit off differs from the reference by less than "
-            f"{CONTROL * self.least:.0e}, so nothing is proven. Most likely the output does not depend on the groups "
-            "that were cut."
+            f"{seen:.0e}, so nothing is proven. Most likely the output does not depend on the groups that were cut."
         )
 
     def full(self, example: Inputs, state: Lookup) -> list[Tensor]:

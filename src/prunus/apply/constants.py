@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.apply.double import ACCEPTED, Precision
 from prunus.apply.homes import Home, Homes
+from prunus.apply.precision import ACCEPTED, Precision
 from prunus.graph.fit import fit, fit_constants, lifted, without_draws
 from prunus.graph.groups import Group
 from prunus.graph.interpret import Outside, execute, operate

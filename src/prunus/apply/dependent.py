@@ -15,7 +15,7 @@ from torch import nn
 
 from prunus.apply.build import cut_state
 from prunus.apply.compare import REFUSALS, call, error_between, native_bound
-from prunus.apply.double import ACCEPTED, Precision
+from prunus.apply.precision import ACCEPTED, Precision
 from prunus.apply.redraw import redraw_inputs
 from prunus.apply.surgery import candidates
 from prunus.apply.zeroed import zeroed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from prunus.plan import Plan
 from prunus.score import check_shapes
 
 
-def fold_constants(model: nn.Module, plan: Plan, *, drop: Iterable[str] = ()) -> nn.Module:
+def fold_constants(model: nn.Module, plan: Plan, *, drop: str | Sequence[str] = ()) -> nn.Module:
     """A copy of the model whose biases hold what the units that `plan` removes add as constants.
 
     Such a unit computes the same for every input: its filter is zero, but a bias or the shift of its norm goes on.

@@ -41,11 +41,7 @@ class Homes:
     """The homes of a program's results: the bias of an operation, else what alone reads its result."""
 
     def __init__(self, program: Program) -> None:
-        self.nodes = {node.name: node for node in program.nodes}
-        self.readers: dict[str, list[Node]] = {}
-        for node in program.nodes:
-            for name in {ref.name for ref in node.refs()}:
-                self.readers.setdefault(name, []).append(node)
+        self.nodes, self.readers = program.named, program.readers
         self.outputs = set(program.outputs)
 
     def of(self, node: Node) -> Home | None:
@@ -61,7 +57,7 @@ class Homes:
         return [node for node in self.readers[source] if node.name != home.adder]
 
     def _own(self, node: Node, bound: Mapping[str, Any]) -> Home | None:
-        name = _plain(node)
+        name = node.plain
         if name in _CONVOLUTIONS:
             return self._home(node, node, bound["bias"], trailing=len(self._shape(bound["weight"])) - 2)
         if name == "linear":
@@ -69,7 +65,7 @@ class Homes:
         return self._home(node, node, bound["self"]) if name in _ADDING and bound["beta"] == 1 else None
 
     def _at(self, reader: Node, node: Node) -> Home | None:
-        name, bound = _plain(reader), reader.bound()
+        name, bound = reader.plain, reader.bound()
         if name == "batch_norm" and not bound["training"] and bound["input"] == Ref(node.name):
             trailing = len(self._shape(bound["input"])) - 2
             return self._home(reader, node, bound["running_mean"], trailing=trailing, sign=-1)
@@ -91,7 +87,3 @@ class Homes:
 
     def _shape(self, value: Ref) -> tuple[int, ...]:
         return self.nodes[value.name].meta.shape
-
-
-def _plain(node: Node) -> str:
-    return node.op.split(".")[1].removesuffix("_") if "." in node.op else node.op

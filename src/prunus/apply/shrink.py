@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from prunus.apply.build import graph_model
 from prunus.apply.compare import REFUSALS, agrees, error_between, native_bound
 from prunus.apply.dependent import cut_by_values
-from prunus.apply.double import Verify
 from prunus.apply.surgery import candidates
 from prunus.apply.verify import verify as prove
 from prunus.apply.widths import say_widths
@@ -23,10 +22,10 @@ from prunus.graph.private import adopt_plain_tensors, private_copy, state_of, un
 from prunus.graph.program import Program
 from prunus.plan import Plan
 from prunus.score import check_shapes
-from prunus.types import Inputs
+from prunus.types import Inputs, Precise
 
 
-def shrink(model: nn.Module, plan: Plan, *, verify: Verify = True) -> nn.Module:
+def shrink(model: nn.Module, plan: Plan, *, verify: bool | Precise = True) -> nn.Module:
     """A new model without the units that `plan` removes; `model` is left as it is.
 
     The result is a copy of the user's own class where that can be cut and agrees with the graph, else a `GraphModel`
@@ -43,7 +42,7 @@ def shrink(model: nn.Module, plan: Plan, *, verify: Verify = True) -> nn.Module:
     check_shapes(model, plan.groups)
     small = cut_by_values(model, plan) if plan.graph.depends else _cut(model, plan)
     if verify:
-        prove(model, small, plan, precision=verify)
+        prove(model, small, plan, precision=None if isinstance(verify, bool) else verify)
     return small
 
 

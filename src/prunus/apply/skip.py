@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from prunus.apply.compare import REFUSALS, error_between, native_bound, results
-from prunus.apply.double import ACCEPTED, Precision
 from prunus.apply.layers import first_tensor
+from prunus.apply.precision import ACCEPTED, Precision
 from prunus.errors import ProofError
 from prunus.graph.private import private_copy
 from prunus.types import Inputs

@@ -15,11 +15,12 @@ from torch import nn
 
 from prunus.apply.check import Check
 from prunus.apply.dependent import unmoved_by_values
-from prunus.apply.double import Verify, precision_for
+from prunus.apply.precision import precision_for
 from prunus.apply.witness import unwitnessed
 from prunus.graph.private import unwrap
 from prunus.plan import Plan
 from prunus.score import check_shapes
+from prunus.types import Precise
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Proof:
         return "\n".join([*lines, *(f"not witnessed: {name}" for name in self.unwitnessed)])
 
 
-def verify(model: nn.Module, small: nn.Module, plan: Plan, *, precision: Verify = True) -> Proof:
+def verify(model: nn.Module, small: nn.Module, plan: Plan, *, precision: Precise | None = None) -> Proof:
     """Prove that `small` is `model` without the units that `plan` removes; neither is changed.
 
     In float64; in float32 for `precision="native"`, and for models of more than 100 million parameters unless
     `precision="float64"`. `small` must have the weights the cut gave it: prove before recovery.
 
-    Raises `ProofError` naming the failed check.
+    Raises `ProofError` naming the failed check, `PlanError` for another precision.
     """
     model, small = unwrap(model), unwrap(small)
     check_shapes(model, plan.groups)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prunus.graph.aliases import sharing, writes
-from prunus.graph.node import Node
 from prunus.graph.program import Program
 
 _MADE = frozenset("zeros new_zeros zeros_like".split())
@@ -20,7 +19,7 @@ def blank_values(program: Program) -> frozenset[str]:
     sources: dict[str, set[str]] = {}
     written: set[str] = set()
     for node in program.nodes:
-        name, refs = _plain(node), {ref.name for ref in node.refs()}
+        name, refs = node.plain, {ref.name for ref in node.refs()}
         if writes(node):
             written.update(*(sources.get(ref, ()) for ref in refs))
         if name in _MADE:
@@ -31,7 +30,3 @@ def blank_values(program: Program) -> frozenset[str]:
         shared = refs if name in _CARRIED else sharing(node)
         sources.setdefault(node.name, set()).update(*(sources.get(ref, ()) for ref in shared))
     return frozenset(name for name in blank if not sources[name] & written)
-
-
-def _plain(node: Node) -> str:
-    return node.op.split(".")[1] if "." in node.op else node.op

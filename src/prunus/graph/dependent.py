@@ -8,7 +8,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from prunus.graph.node import Meta, Node, Ref, find_refs, overload
+from prunus.graph.node import Meta, Node, find_refs, overload
 from prunus.graph.program import Program
 from prunus.graph.recorded import Captured
 
@@ -55,7 +55,7 @@ def _parting(one: Captured, other: Captured) -> Node | None:
         same = b is not None and (a.op, a.args, dict(a.kwargs)) == (b.op, b.args, dict(b.kwargs))
         if not same or any(ref.name in unlike for ref in a.refs()):
             return a
-    return None
+    return None if one.program.outputs == other.program.outputs else mine[-1]
 
 
 def _alike(a: Tensor, b: Tensor | None) -> bool:
@@ -86,12 +86,9 @@ def _reads(node: Node, program: Program) -> bool:
         return False
     name = node.op.partition(".")[2]
     if name.startswith("index."):
-        return any(_is_mask(ref, program) for ref in find_refs(node.bound()["indices"]))
+        picked = (program.named[ref.name].out for ref in find_refs(node.bound()["indices"]))
+        return any(isinstance(out, Meta) and out.dtype == torch.bool for out in picked)
     if node.op in _TOLIST:  # `tolist` reads what nothing else does
-        return not any(ref.name == node.name for later in program.nodes for ref in later.refs())
+        return node.name not in program.readers
     tagged = any(tag in overload(node.op).tags for tag in _READS)
     return tagged or name in _SELECTS or name.partition(".")[0] in _SELECTS
-
-
-def _is_mask(ref: Ref, program: Program) -> bool:
-    return any(n.name == ref.name and isinstance(n.out, Meta) and n.out.dtype == torch.bool for n in program.nodes)

@@ -55,7 +55,7 @@ def inexact_leaves(program: Program, inferred: Inferred) -> dict[Atom, str]:
 
 def _zero_after(node: Node, inferred: Inferred, zeros: dict[str, set[Atom]]) -> set[Atom]:
     """The leaves at whose units the result is zero."""
-    name = _plain(node)
+    name = node.plain
     bound = node.bound()
     operands = [zeros[r.name] for r in node.refs()]
 
@@ -124,8 +124,8 @@ def _broken(node: Node, inferred: Inferred, zeros: dict[str, set[Atom]]) -> Iter
             read[leaf] = read.get(leaf, False) or leaf in zeros[sources[entry.place]]
     for leaf, zero in read.items():
         if not zero:
-            yield leaf, f"{_plain(node)}{where} adds up values that are not zero where parameters are"
-    name = _plain(node)
+            yield leaf, f"{node.plain}{where} adds up values that are not zero where parameters are"
+    name = node.plain
     poles = bound.get("self") if name in _POLES else bound.get("other") if name in ("div", "divide") else None
     if isinstance(poles, Ref):
         for leaf in zeros[poles.name]:
@@ -150,8 +150,3 @@ def _every(sets: Sequence[set[Atom]]) -> set[Atom]:
 
 def _any(sets: Sequence[set[Atom]]) -> set[Atom]:
     return set.union(*sets) if sets else set()
-
-
-def _plain(node: Node) -> str:
-    name = node.op.split(".")[1]
-    return name if name.startswith("__") else name.removesuffix("_")

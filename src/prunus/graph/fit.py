@@ -120,9 +120,7 @@ def _lift(node: Node, dtype: torch.dtype) -> Node:
 
     if "." not in node.op:
         return node
-    name = node.op.split(".")[1].removesuffix("_")
-    if name in ("float", "half", "double", "bfloat16"):
-        return replace(node, op="aten.to.dtype", args=(*node.args[:1], dtype), kwargs={})
+    name = node.plain
     args, kwargs = tuple(map(lift, node.args)), {key: lift(value) for key, value in node.kwargs.items()}
     if name in _MADE and isinstance(node.out, Meta) and node.out.dtype.is_floating_point:
         kwargs["dtype"] = dtype

@@ -62,13 +62,7 @@ def infer(
             if node.op != "input":
                 walk.roots[node.name] = frozenset([node.args[0]] if node.op == "state" else [])
         elif node.op == "getitem":
-            source = node.args[0].name
-            walk.axes[node.name] = (walk.axes[source][node.args[1]],)
-            if (source, node.args[1]) in walk.pointing:
-                walk.pointing[node.name, 0] = walk.pointing[source, node.args[1]]
-            walk.memory[node.name] = {node.name} | (walk.memory.get(source, {source}) - {source})  # each its own
-            if source in walk.roots:
-                walk.roots[node.name] = walk.roots[source]
+            walk.take(node, node.args[0].name, node.args[1])
         else:
             walk.visit(node)
         walk.out[node.name] = node.out
@@ -122,6 +116,15 @@ class _Walk:
         self.memory: dict[str, set[str]] = {}
         """Node -> the nodes in whose memory its result may be."""
 
+    def take(self, node: Node, source: str, index: int) -> None:
+        """One of several results."""
+        self.axes[node.name] = (self.axes[source][index],)
+        self.memory[node.name] = {node.name} | (self.memory.get(source, {source}) - {source})  # each has its own
+        if (source, index) in self.pointing:
+            self.pointing[node.name, 0] = self.pointing[source, index]
+        if source in self.roots:
+            self.roots[node.name] = self.roots[source]
+
     def visit(self, node: Node) -> None:
         outs = _metas(node.out)
         see = See(self.algebra, outs, self.used.get(node.name, frozenset()))
@@ -162,13 +165,11 @@ class _Walk:
 
     def _follow(self, see: See, node: Node, bound: dict[str, Any], ruled: bool) -> None:
         """Indices stay indices where they are only moved; used as numbers, they fix what they point to."""
-        pointing = [value for value in tensors_in(bound) if value.points is not None]
-        if pointing and ruled and moves(node.op):
-            see.note.points[0] = pointing[0].points or Axis()
-        else:
-            for value in pointing:
-                if not (ruled and takes_indices(node.op, value.place.arg)):
-                    see.numbers(value)
+        for value in tensors_in(bound):
+            if value.points is not None and ruled and moves(node.op):
+                see.note.points[0] = value.points
+            elif not (ruled and takes_indices(node.op, value.place.arg)):
+                see.numbers(value)
         self.pointing.update({(node.name, index): axis for index, axis in see.note.points.items()})
 
     def _overwritten(self, node: Node) -> None:

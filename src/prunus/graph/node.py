@@ -48,6 +48,11 @@ class Node:
         assert isinstance(self.out, Meta), f"{self.name} is not a single tensor"
         return self.out
 
+    @property
+    def plain(self) -> str:
+        """The operation without namespace, overload and in-place underscore."""
+        return plain(self.op)
+
     def refs(self) -> Iterator[Ref]:
         """Every value this node reads."""
         yield from find_refs((self.args, self.kwargs))
@@ -69,6 +74,13 @@ def find_refs(value: Any) -> Iterator[Ref]:
             yield from find_refs(item)
     elif isinstance(value, Mapping):
         yield from find_refs(list(value.values()))  # pyright: ignore[reportUnknownArgumentType]
+
+
+@cache
+def plain(op: str) -> str:
+    """`aten.relu_.default` -> `relu`; what is no operation stays as it is."""
+    name = op.split(".")[1] if "." in op else op
+    return name if name.startswith("__") else name.removesuffix("_")
 
 
 @cache

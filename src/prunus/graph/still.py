@@ -24,7 +24,7 @@ from prunus.graph.node import Node, Ref, find_refs
 from prunus.graph.program import Program
 from prunus.graph.rules import recurrent
 from prunus.graph.see import Place, Read
-from prunus.graph.still_rules import RULES, Fact, Operand, draws, fact_of, plain
+from prunus.graph.still_rules import RULES, Fact, Operand, draws, fact_of
 from prunus.graph.width import positions
 
 _SHAPES = frozenset("empty zeros ones full rand randn randint".split())
@@ -156,21 +156,21 @@ def _places(node: Node) -> Iterator[tuple[Place, Ref]]:
 
 def _sums_of(node: Node, read: Read) -> list[Any]:
     """For which sums of the operation; each weight of a recurrent one has a sum of its own."""
-    if plain(node.op) not in recurrent.RULES:
+    if node.plain not in recurrent.RULES:
         return [_sum_of(node, read)]
     return recurrent.first_weights(node) if read.place.arg == "input" else [read.place]
 
 
 def _reads_states(node: Node, read: Read) -> bool:
     """Is it a weight by which a recurrent operation multiplies hidden units?"""
-    firsts = recurrent.first_weights(node) if plain(node.op) in recurrent.RULES else [read.place]
+    firsts = recurrent.first_weights(node) if node.plain in recurrent.RULES else [read.place]
     return read.place not in firsts and read.place.arg != "input"
 
 
 def _sum_of(node: Node, read: Read) -> Any:
     """The letter of an einsum, the dimension where nothing is multiplied."""
-    if plain(node.op) != "einsum":
-        return None if plain(node.op) in RULES else read.dim
+    if node.plain != "einsum":
+        return None if node.plain in RULES else read.dim
     return node.args[0].replace(" ", "").partition("->")[0].split(",")[read.place.index or 0][read.dim]
 
 
@@ -197,7 +197,7 @@ def _moving(program: Program, written: Mapping[str, set[str]]) -> set[str]:
 
 
 def _takes_shape(node: Node) -> bool:
-    name = plain(node.op)
+    name = node.plain
     made = name.removeprefix("new_").removesuffix("_like")
     return made != name and made in _SHAPES
 

@@ -38,7 +38,7 @@ class Operand:
 
 _MOVES = frozenset(
     "dropout feature_dropout rrelu view reshape flatten unflatten permute transpose t movedim contiguous clone to "
-    "_to_copy type_as float half double expand squeeze unsqueeze slice select narrow max_pool1d max_pool2d max_pool3d "
+    "_to_copy type_as expand squeeze unsqueeze slice select narrow max_pool1d max_pool2d max_pool3d "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d "
     "mean sum amax chunk split split_with_sizes unbind repeat repeat_interleave flip roll pixel_shuffle glu "
     "upsample_nearest2d upsample_bilinear2d detach alias getitem".split()
@@ -48,15 +48,10 @@ _MOVES = frozenset(
 
 def fact_of(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
     """What is known of one leaf on the result of an operation, from what is known of it on the operands."""
-    name, alone = plain(node.op), _is_alone(node)
+    name, alone = node.plain, _is_alone(node)
     if name in RULES and not alone:
         return RULES[name](node, operands, unknown)
     return _carried(operands, unknown, _keeps_zero(node, alone))
-
-
-def plain(op: str) -> str:
-    """`aten.relu_.default` -> `relu`."""
-    return (op.split(".")[1] if "." in op else op).removesuffix("_")
 
 
 def draws(node: Node) -> bool:
@@ -69,7 +64,7 @@ def draws(node: Node) -> bool:
 
 def _is_alone(node: Node) -> bool:
     """Does it act on each element of one tensor, and take nothing else but numbers?"""
-    return pointwise.RULES.get(plain(node.op)) is pointwise.pointwise and len(list(node.refs())) == 1
+    return pointwise.RULES.get(node.plain) is pointwise.pointwise and len(list(node.refs())) == 1
 
 
 def _keeps_zero(node: Node, alone: bool) -> bool:
@@ -77,7 +72,7 @@ def _keeps_zero(node: Node, alone: bool) -> bool:
     if isinstance(node.out, Meta) and not node.out.dtype.is_floating_point:
         return False
     if not alone or draws(node):
-        return plain(node.op) in _MOVES
+        return node.plain in _MOVES
     args, kwargs = ([torch.zeros(1) if isinstance(a, Ref) else a for a in node.args], dict(node.kwargs))
     return not any(isinstance(k, Ref) for k in kwargs.values()) and not bool(operate(node, args, kwargs).any())
 
@@ -116,7 +111,7 @@ def _norm(node: Node, operands: list[Operand], unknown: Fact) -> Fact:
     of_batch = bound.get("training") or bound.get("use_input_stats")
     named = {o.arg: o.fact for o in operands if o.fact}
     zero, still = unknown.zero, unknown.still
-    of_channels = plain(node.op) in ("batch_norm", "instance_norm") and ("running_mean" in named or "weight" in named)
+    of_channels = node.plain in ("batch_norm", "instance_norm") and ("running_mean" in named or "weight" in named)
     if of_channels and "input" in named:
         zero = reduce(
             torch.logical_and, [named[n].zero for n in ("input", "running_mean")[: 1 if of_batch else 2] if n in named]

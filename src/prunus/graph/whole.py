@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prunus.graph.node import Node, Ref
 from prunus.graph.program import Program
 
-_CASTS = frozenset("to _to_copy type_as float half double bfloat16".split())
+_CASTS = frozenset(("to", "_to_copy", "type_as"))
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,23 @@ def whole_means(programs: Sequence[Program]) -> list[Whole]:
     made: list[Whole] = []
     for program, folds in zip(programs, found, strict=True):
         kept = tuple(fold for fold in folds if fold.weight in shared)
-        means = {node.name for node in program.nodes if plain(node) == "mean"}
+        means = {node.name for node in program.nodes if node.plain == "mean"}
         made.append(Whole(frozenset(means | {fold.mean for fold in kept}), kept))
     return made
 
 
 class _Wiring:
     def __init__(self, program: Program) -> None:
-        self.nodes = {node.name: node for node in program.nodes}
+        self.nodes, self.readers = program.named, program.readers
         self.outputs = set(program.outputs)
-        self.readers: dict[str, list[Node]] = {}
-        for node in program.nodes:
-            for name in {ref.name for ref in node.refs()}:
-                self.readers.setdefault(name, []).append(node)
 
     def folds(self) -> Iterator[Fold]:
         for node in self.nodes.values():
             bound = node.bound()
-            if plain(node) == "rms_norm" and bound["eps"] is not None:
+            if node.plain == "rms_norm" and bound["eps"] is not None:
                 weight = self._weight([bound["weight"]])
                 yield from [Fold(node.name, node.name, "eps", weight)] if weight else ()
-            elif plain(node) == "mean":
+            elif node.plain == "mean":
                 yield from self._written_out(node)
 
     def _written_out(self, mean: Node) -> Iterator[Fold]:
@@ -79,7 +75,7 @@ class _Wiring:
     def _reader(self, node: Node | None, *names: str) -> Node | None:
         """What alone reads a value, if it is one of these operations."""
         readers = self.readers.get(node.name, []) if node and node.name not in self.outputs else []
-        return readers[0] if len(readers) == 1 and plain(readers[0]) in names else None
+        return readers[0] if len(readers) == 1 and readers[0].plain in names else None
 
     def _weight(self, values: Sequence[object]) -> str | None:
         """The one among these values that is state which nothing else reads, by its name."""
@@ -88,8 +84,3 @@ class _Wiring:
             if source and source.op == "state" and len(self.readers[source.name]) == 1:
                 return source.args[0]
         return None
-
-
-def plain(node: Node) -> str:
-    """`aten.mean.dim` -> `mean`; nothing for what is no operation."""
-    return node.op.split(".")[1].removesuffix("_") if "." in node.op else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prunus.graph.node import plain
 from prunus.graph.rules import contract, create, normalize, pointwise, position, recurrent, route, shape, special
 
 RULES: dict[str, Callable[..., Any]] = {
@@ -34,19 +35,14 @@ def find_rule(op: str) -> Callable[..., Any] | None:
     name, _, overload = rest.partition(".")
     if namespace != "aten":
         return RULES.get(f"{namespace}.{name}")
-    plain = _plain(name)
-    return RULES.get(f"{plain}.{overload}") or RULES.get(plain)
+    return RULES.get(f"{plain(op)}.{overload}") or RULES.get(plain(op))
 
 
 def moves(op: str) -> bool:
     """Are indices given to this operation still indices in its result?"""
-    return _plain(op.split(".")[1]) in route.MOVES
+    return plain(op) in route.MOVES
 
 
 def takes_indices(op: str, argument: str) -> bool:
     """Does the rule of this operation say itself what becomes of indices given as this argument?"""
-    return argument in route.TAKES.get(_plain(op.split(".")[1]), ())
-
-
-def _plain(name: str) -> str:
-    return name if name in RULES or name.startswith("__") else name.removesuffix("_")
+    return argument in route.TAKES.get(plain(op), ())

@@ -18,8 +18,7 @@ _CHOSEN = "a router chooses among its units"
 
 
 def topk(see: See, self: Value, k: int, dim: int = -1, largest: bool = True, **_: Any) -> tuple[Axes, ...]:
-    """The k largest along `dim` and their indices: what is removed cannot be chosen. The smallest,
-    and the order of whole numbers, fix the axis."""
+    """The k largest along `dim`, and where they stood: what is removed cannot be chosen. Other orders fix the axis."""
     if largest and self.meta.dtype.is_floating_point:
         _choose(see, self, dim, k)
     else:

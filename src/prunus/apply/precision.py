@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import PlanError
 from prunus.graph.fit import lifted
 from prunus.graph.nest import input_tensors, with_tensors
 from prunus.graph.program import Program
-from prunus.types import Inputs
+from prunus.types import Inputs, Precise
 
 ACCEPTED = 1e-9
 """Relative error accepted in float64."""
@@ -20,7 +20,6 @@ HUGE = 100_000_000
 """Models of more parameters are proven in float32, unless float64 is asked for."""
 
 Lookup = Callable[[str], Tensor]
-Verify = bool | Literal["native", "float64"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,12 @@ class Precision:
 NATIVE = Precision(torch.float32, 1e-4)
 
 
-def precision_for(model: nn.Module, asked: Verify = True) -> Precision:
-    """Float64, or float32 for `"native"` and for models so large that float64 would not fit beside them."""
+def precision_for(model: nn.Module, asked: Precise | None) -> Precision:
+    """Float64, or float32 for `"native"` and for models so large that float64 would not fit beside them.
+
+    Raises `PlanError` for any other.
+    """
+    if asked not in (None, "native", "float64"):
+        raise PlanError(f'{asked!r} is no precision of a proof; expected "native" (float32) or "float64".')
     size = sum(p.numel() for p in model.parameters())
     return NATIVE if asked == "native" or (size > HUGE and asked != "float64") else Precision()
