@@ -19,7 +19,7 @@ TABLE = (
     ("errors", "fingerprint", "types"),
     ("graph", "patterns"),
     ("stats", "distributions", "statistics", "measure"),
-    ("criteria", "cost", "score", "allocate", "plan", "from_zeros", "schedules"),
+    ("criteria", "cost", "score", "scores", "allocate", "plan", "from_zeros", "schedules"),
     ("apply", "recover"),
     ("result", "save", "export", "report"),
     ("rounds", "pipeline", "named", "recipe", "running", "table", "cli", "tasks"),

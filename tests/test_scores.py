@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nets import Recipe, build, recipes
 from torch import Tensor, nn
-from units import can_be_permuted, permuted, random_plan, slices
+from units import random_plan, slices
 
 from prunus import criteria
 from prunus.allocate import allocate
@@ -27,13 +27,6 @@ from prunus.plan import Plan
 from prunus.score import score
 from prunus.stats import Stats
 from prunus.types import Budget
-
-CRITERIA: dict[str, Criterion] = {
-    name: value
-    for name, value in vars(criteria).items()
-    if callable(value) and getattr(value, "__module__", "") == criteria.__name__
-}
-WEIGHTED = {name: c for name, c in CRITERIA.items() if name != "random"}  # random looks at no weight
 
 x = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
 
@@ -142,6 +135,15 @@ def test_gradients_are_the_mean_over_batches() -> None:
 # Reduction
 
 
+def traced(recipe: Recipe) -> tuple[nn.Module, Groups]:
+    model, inputs = build(recipe)
+    try:
+        return model, group(trace(model, inputs))
+    except GroupError:
+        assume(False)
+        raise
+
+
 def numbered(stats: Stats) -> Mapping[str, Tensor]:
     """Some saliency, another one at each element."""
     draw = torch.Generator().manual_seed(5)
@@ -218,85 +220,6 @@ def test_one_value_a_unit_serves_too() -> None:
     narrow = lambda stats: {"0.weight": torch.tensor([[1.0], [2.0], [3.0]])}  # noqa: E731
     assert score(model, groups_of(model), narrow)["0"].tolist() == [2, 4, 6]
     assert score(model, groups_of(model), narrow, reduce="mean")["0"].tolist() == [1, 2, 3]
-
-
-# Every criterion
-
-
-def test_the_table_holds_every_criterion() -> None:
-    assert set(CRITERIA) >= {"magnitude", "magnitude_l2", "random", "taylor"}
-
-
-def traced(recipe: Recipe) -> tuple[nn.Module, Groups]:
-    model, inputs = build(recipe)
-    try:
-        return model, group(trace(model, inputs))
-    except GroupError:
-        assume(False)
-        raise
-
-
-def squared(model: nn.Module, batch: Tensor) -> Tensor:
-    return model(batch).square().mean()
-
-
-@pytest.mark.parametrize("name", CRITERIA)
-def test_saliencies_are_finite_and_fit_their_parameters(name: str) -> None:
-    torch.manual_seed(0)
-    model, inputs = build(Recipe("image", ()))
-    parameters = dict(model.named_parameters())
-    given_ = CRITERIA[name](Stats(model, tuple(parameters), [inputs], squared))
-    assert given_.keys() <= parameters.keys()
-    assert given_
-    for key, value in given_.items():
-        assert torch.broadcast_to(value, parameters[key].shape).isfinite().all()
-        assert bool((value >= 0).all())
-        assert not value.requires_grad
-
-
-@pytest.mark.parametrize("name", CRITERIA)
-def test_a_criterion_leaves_the_model_as_it_is_and_repeats_itself(name: str) -> None:
-    model, inputs = build(Recipe("image", ()))
-    groups = groups_of(model, inputs)
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    first, second = (score(model, groups, CRITERIA[name], data=[inputs], loss=squared) for _ in range(2))
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", WEIGHTED)
-def test_permuting_units_permutes_their_scores(name: str) -> None:
-    @settings(max_examples=15)
-    @given(recipes("image", "features", most=4), st.integers(0, 999))
-    def law(recipe: Recipe, seed: int) -> None:
-        model, groups = traced(recipe)
-        _, inputs = build(recipe)
-        model, inputs = model.double(), inputs.double()
-        try:
-            scores = score(model, groups, CRITERIA[name], data=[inputs], loss=squared)
-        except RuntimeError:  # an in-place chain has no gradients
-            assume(False)
-            return
-        each = list(groups)[seed % len(groups)]
-        assume(can_be_permuted(groups, each))
-        order = torch.randperm(each.size, generator=torch.Generator().manual_seed(seed))
-        moved = score(permuted(model, groups, each, order), groups, CRITERIA[name], data=[inputs], loss=squared)
-        for key, values in scores.items():
-            torch.testing.assert_close(moved[key], values[order] if key == each.name else values)
-
-    law()
-
-
-@pytest.mark.parametrize("name", WEIGHTED)
-def test_a_unit_of_zeros_scores_least(name: str) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 2))
-    with torch.no_grad():
-        for part in (model[0].weight[3], model[0].bias[3:4], model[2].weight[:, 3]):
-            part.zero_()
-    scores = score(model, groups_of(model), CRITERIA[name], data=[x], loss=squared)["0"]
-    assert scores[3] == 0
-    assert scores.argmin() == 3
 
 
 # Errors of score

@@ -1,11 +1,12 @@
 """Prune neural networks: really smaller, proven equal, every number measured."""
 
-from prunus import criteria, errors, schedules, statistics
+from prunus import criteria, errors, schedules, scores, statistics
 from prunus.allocate import allocate
 from prunus.apply.carry import carry
 from prunus.apply.drop import drop_layers
 from prunus.apply.fold import fold_constants
 from prunus.apply.gradual import Gradual
+from prunus.apply.iterative import plan_iteratively
 from prunus.apply.layers import Layers, layers
 from prunus.apply.mask import Mask, mask
 from prunus.apply.shrink import shrink
@@ -69,12 +70,14 @@ __all__ = [
     "measure",
     "onnx_latency",
     "plan_from_zeros",
+    "plan_iteratively",
     "prune",
     "recalibrate",
     "report",
     "save",
     "schedules",
     "score",
+    "scores",
     "shrink",
     "statistics",
     "trace",

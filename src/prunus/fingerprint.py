@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,12 +13,16 @@ from torch import Tensor
 
 
 def name_of(function: Any) -> str:
-    """Module and name of a function, as far as it has them.
+    """Module and name of a function, as far as it has them; the outermost package that offers it counts.
 
-    >>> name_of(json.dumps)
-    'json.dumps'
+    >>> name_of(json.dumps), name_of(json.JSONDecoder)
+    ('json.dumps', 'json.JSONDecoder')
     """
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    parts = getattr(function, "__module__", "?").split(".")
+    name = getattr(function, "__qualname__", type(function).__name__)
+    packages = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    offers = [p for p in packages if getattr(sys.modules.get(p), name, None) is function]
+    return f"{(offers or packages[-1:])[0]}.{name}"
 
 
 def fingerprint(settings: Mapping[str, Any], tensors: Iterable[Tensor]) -> str:

@@ -20,7 +20,7 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
     "mse": lambda model, batch: F.mse_loss(model(batch[0]), batch[1]),
 }
 """Of batches (inputs, targets)."""
-CRITERIA = ("random", "magnitude", "magnitude_l2", "taylor")
+CRITERIA = tuple(name for name in criteria.__all__ if name.islower() and name != "needing")
 SCHEDULES = ("constant", "linear", "cubic", "cosine", "one_cycle")
 
 

@@ -17,6 +17,7 @@ from prunus.allocate import Scope, allocate, partway
 from prunus.apply.apply import apply
 from prunus.apply.mask import Mask, mask
 from prunus.criteria import Criterion
+from prunus.criteria.needs import check_needs
 from prunus.errors import BudgetError, CriterionError, GroupError, RecoverError, TraceError
 from prunus.fingerprint import name_of
 from prunus.graph.group import group
@@ -108,6 +109,7 @@ def prune(
     """
     pattern = pattern or Channel()
     _check_door(model, budget, pattern, criterion, rounds)
+    check_needs(criterion, pattern, data, loss, traced=True)
     least = _least(keep_at_least, pattern)
     ask = Ask(budget, criterion, scope, reduce, least, schedule, rounds, data, loss, recover, evaluate, seed, progress)
     model, groups = _traced(model, inputs, pattern, only, skip, inexact, means, outputs)
@@ -137,6 +139,7 @@ def plan_for(
     """The plan that `prune` with the same arguments would make, in one round, with its predicted costs; a dry run."""
     pattern = pattern or Channel()
     _check_door(model, budget, pattern, criterion, 1)
+    check_needs(criterion, pattern, data, loss, traced=True)
     least = _least(keep_at_least, pattern)
     ask = Ask(budget, criterion, scope, reduce, least, schedules.linear, 1, data, loss, None, None, seed, None)
     model, groups = _traced(model, inputs, pattern, only, skip, inexact, means, None)

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from prunus.criteria import Criterion
+from prunus.criteria.needs import Criterion, check_needs
 from prunus.errors import CriterionError, PlanError
 from prunus.graph.groups import Group, Groups
 from prunus.graph.private import unwrap
@@ -43,10 +43,11 @@ def score(
     """
     if reduce not in get_args(Reduce):
         raise CriterionError(f"Unknown reduce={reduce!r}; expected one of {', '.join(get_args(Reduce))}.")
+    check_needs(criterion, groups.pattern, data, loss, traced=groups.source is not None)
     model = unwrap(model)
     check_shapes(model, groups)
     names = tuple(name for name, _ in model.named_parameters())
-    saliency = _checked(criterion, Stats(model, names, data, loss, seed), model)
+    saliency = _checked(criterion, Stats(model, names, data, loss, seed, groups.source), model)
     if groups.laid:
         return {group.name: _score_within(groups, group, saliency, reduce) for group in groups}
     sums = _Sums(saliency, {name: p.shape for name, p in model.named_parameters()}, reduce)
@@ -105,7 +106,7 @@ def _checked(criterion: Criterion, stats: Stats, model: nn.Module) -> Mapping[st
 
 
 def _score_group(groups: Groups, group: Group, sums: _Sums, reduce: Reduce) -> Tensor:
-    owned = [m for m in group.members if m.state in sums.saliency]
+    owned = [m for m in group.members if sums.tells(m.state, m.dim)]
     if not owned:
         raise CriterionError(
             f"The criterion gave no saliency for any parameter of group {group.name!r} "
@@ -146,6 +147,13 @@ class _Sums:
     shapes: Mapping[str, torch.Size]
     reduce: Reduce
     known: dict[tuple[str, int], Tensor] = field(default_factory=dict[tuple[str, int], Tensor])
+
+    def tells(self, name: str, dim: int) -> bool:
+        """Is there a saliency that says something of the slices along `dim`?"""
+        if name not in self.saliency:
+            return False
+        along = dim + self.saliency[name].ndim - len(self.shapes[name])
+        return self.shapes[name][dim] == 1 or (along >= 0 and self.saliency[name].shape[along] > 1)
 
     def slices(self, name: str, dim: int) -> Tensor:
         """Sum, sum of squares, or maximum over each slice along `dim`; (size,), added up in float32 or better."""

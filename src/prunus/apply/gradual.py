@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer
 from prunus import schedules
 from prunus.allocate import Scope, allocate, partway
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
-from prunus.criteria import Criterion
+from prunus.criteria.needs import Criterion, check_needs
 from prunus.errors import PlanError
 from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups
@@ -71,6 +71,7 @@ class Gradual:
     ) -> None:
         if steps < 1 or (every is not None and every < 1):
             raise PlanError(f"Gradual(steps={steps}, every={every}): expected at least 1; they count optimizer steps.")
+        check_needs(criterion, groups.pattern, data, loss, traced=groups.source is not None)
         self.groups, self.criterion, self.budget = groups, criterion, budget
         self.steps, self.every, self.schedule = steps, every or max(1, steps // 100), schedule
         self.scope: Scope = scope

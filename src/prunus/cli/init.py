@@ -20,7 +20,7 @@ evaluate: my_task:correct    # (model) -> one score a sample of the test data: a
 
 pattern: {channel: {round_to: 8}}  # really smaller. Zeros: element, {n_of_m: [2, 4]}, {block: [4, 1]}
 budget: {macs: 0.5}                # at most; or units, params; {params: 100000, relative: false} is a count
-criterion: taylor                  # or magnitude, magnitude_l2, random, my_task:criterion
+criterion: taylor                  # or magnitude, wanda, random, ..., my_task:criterion
 rounds: 2                          # prune and recover in so many steps
 recover: {epochs: 3, lr: 0.001}    # finetune; or my_task:function, which trains the model it is given
 seed: 0

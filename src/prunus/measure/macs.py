@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import prod
 from typing import Any, TypeAlias
@@ -16,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from prunus.errors import MeasureError
+from prunus.graph.unfused import unfused
 from prunus.measure.untouched import fresh
 from prunus.types import Inputs
 
@@ -56,7 +54,7 @@ def counted(model: nn.Module, example: Inputs, metric: str, *, share: Share | No
     if share is not None:
         formulas: dict[Any, Formula] = counter.flop_registry
         counter.flop_registry = {kernel: _shared(kernel, formulas[kernel], share) for kernel in formulas}
-    with torch.no_grad(), _every_product_seen(), unknown, counter:
+    with torch.no_grad(), unfused(), unknown, counter:
         model(*call.args, **call.kwargs)
     if unknown.kernels:
         raise MeasureError(
@@ -92,27 +90,6 @@ class _Unknown(TorchDispatchMode):
         if not is_product(packet) and words & _PRODUCTS and not words & _HARMLESS:
             self.kernels.add(str(packet))
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _every_product_seen() -> Generator[None, None, None]:
-    """No fused Transformer layer and no compiled graph, inside which a counter sees nothing."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with _eager(), warnings.catch_warnings():
-            # what a compiled module says of the counter's hooks
-            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _eager() -> AbstractContextManager[None]:
-    """Compiled code steps aside. Left alone it would too, under a counter, but for good: it would stay slow."""
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and asking would import it, which takes long
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
 
 
 # Formulas take the shapes of the kernel's arguments and, as the counter's own, give FLOPs.

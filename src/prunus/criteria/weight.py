@@ -1,0 +1,78 @@
+"""Criteria that look at weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from prunus.criteria.needs import needing
+from prunus.stats import Stats
+
+
+def random(stats: Stats) -> Mapping[str, Tensor]:
+    """Uniform in [0, 1): the baseline every other criterion must beat. Follows `stats.seed`."""
+    draw = torch.Generator().manual_seed(stats.seed)
+    return {name: torch.rand(w.shape, generator=draw) for name, w in stats.weights.items()}
+
+
+def magnitude(stats: Stats) -> Mapping[str, Tensor]:
+    """|w|; summed over a filter this is its L1 norm. Source: Li et al. 2017, section 3.1; Han et al. 2015."""
+    return {name: w.abs() for name, w in stats.weights.items()}
+
+
+def magnitude_l2(stats: Stats) -> Mapping[str, Tensor]:
+    """w²; summed over a filter this is its squared L2 norm. Source: Han et al. 2015."""
+    return {name: w.square() for name, w in stats.weights.items()}
+
+
+def lamp(stats: Stats) -> Mapping[str, Tensor]:
+    """w² / Σ v² over all v of the same tensor with v² ≥ w²: in [0, 1], the largest of each tensor has 1.
+
+    With `scope="global"` it sets the density of each layer too. Source: Lee et al. 2021, arXiv:2010.07611, equation 3;
+    of equal weights each counts all of them, where the paper lets their order decide.
+    """
+    return {name: _share_of_larger(w) for name, w in stats.weights.items() if w.is_floating_point()}
+
+
+def _share_of_larger(w: Tensor) -> Tensor:
+    squares = w.flatten().double().square()
+    ordered = squares.sort(descending=True).values
+    sums = ordered.cumsum(0)
+    last = torch.searchsorted(-ordered, -squares, right=True) - 1  # where the last equal one stands
+    return torch.where(squares > 0, squares / sums[last], 0.0).view(w.shape)
+
+
+@needing("graph", "units")
+def bn_scale(stats: Stats) -> Mapping[str, Tensor]:
+    """|γ|, the scale of batch normalisation; of every such operation in the graph.
+
+    Meant for networks that were trained with L1 on the scales. Source: Liu et al. 2017 (network slimming), section 3.
+    """
+    assert stats.graph is not None
+    names = {
+        source.args[0]
+        for node in stats.graph.eval.program.nodes
+        if node.plain in ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
+        for ref in [node.bound().get("weight")]
+        if ref is not None and (source := stats.graph.eval.program.named[ref.name]).op == "state"
+    }
+    return {name: stats.weights[name].abs() for name in sorted(names) if name in stats.weights}
+
+
+@needing("graph", "units")
+def fpgm(stats: Stats) -> Mapping[str, Tensor]:
+    """Σ_j ‖w_i - w_j‖₂ over the rows of each weight: how far a unit's row is from where most rows are.
+
+    A unit that others can stand in for goes first, however large. Source: He et al. 2019 (FPGM), arXiv:1811.00250,
+    equation 6; a group that several weights make adds up their distances.
+    """
+    return {name: _distances(w, stats.rows(name)) for name, w in stats.weights.items() if w.ndim > 1}
+
+
+def _distances(w: Tensor, rows: int) -> Tensor:
+    """Laid along the rows, so that the sum over a row is its distance."""
+    flat = w.double().movedim(rows, 0).flatten(1)
+    far = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(1) / flat.shape[1]
+    return far.view([-1 if d == rows else 1 for d in range(w.ndim)])
