@@ -19,10 +19,10 @@ TABLE = (
     ("errors", "fingerprint", "types"),
     ("graph", "patterns"),
     ("stats", "distributions", "statistics", "measure"),
-    ("criteria", "cost", "score", "scores", "allocate", "plan", "from_zeros", "schedules"),
+    ("criteria", "cost", "score", "scores", "densities", "allocate", "plan", "from_zeros", "schedules"),
     ("apply", "recover"),
     ("result", "save", "export", "report"),
-    ("rounds", "pipeline", "named", "recipe", "running", "table", "cli", "tasks"),
+    ("rounds", "pipeline", "lottery", "named", "recipe", "running", "table", "cli", "tasks"),
 )
 FLOORS = {name: floor for floor, names in enumerate(TABLE) for name in names}
 ROOT = len(TABLE)  # prunus/__init__.py imports everything, so it stands above everything

@@ -1,6 +1,6 @@
 """Prune neural networks: really smaller, proven equal, every number measured."""
 
-from prunus import criteria, errors, schedules, scores, statistics
+from prunus import criteria, densities, errors, schedules, scores, statistics
 from prunus.allocate import allocate
 from prunus.apply.carry import carry
 from prunus.apply.drop import drop_layers
@@ -9,6 +9,7 @@ from prunus.apply.gradual import Gradual
 from prunus.apply.iterative import plan_iteratively
 from prunus.apply.layers import Layers, layers
 from prunus.apply.mask import Mask, mask
+from prunus.apply.regrow import Regrow
 from prunus.apply.shrink import shrink
 from prunus.apply.verify import Proof, verify
 from prunus.errors import PrunusError
@@ -19,6 +20,7 @@ from prunus.graph.group import group
 from prunus.graph.groups import Group, Groups
 from prunus.graph.interpret import GraphModel
 from prunus.graph.trace import trace
+from prunus.lottery import Ticket, lottery
 from prunus.measure import measure, onnx_latency
 from prunus.patterns import Block, Channel, Element, NofM
 from prunus.pipeline import prune
@@ -50,12 +52,15 @@ __all__ = [
     "Plan",
     "Proof",
     "PrunusError",
+    "Regrow",
     "Result",
     "Stats",
+    "Ticket",
     "allocate",
     "carry",
     "compare",
     "criteria",
+    "densities",
     "distillation",
     "drop_layers",
     "errors",
@@ -66,6 +71,7 @@ __all__ = [
     "layers",
     "load",
     "load_plan",
+    "lottery",
     "mask",
     "measure",
     "onnx_latency",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,16 @@ from torch import Tensor
 
 
 def name_of(function: Any) -> str:
-    """Module and name of a function, as far as it has them; the outermost package that offers it counts.
+    """Module and name of a function, as far as it has them, and what `functools.partial` gave it.
 
-    >>> name_of(json.dumps), name_of(json.JSONDecoder)
-    ('json.dumps', 'json.JSONDecoder')
+    The outermost package that offers it counts.
+
+    >>> name_of(json.JSONDecoder), name_of(partial(json.dumps, indent=1))
+    ('json.JSONDecoder', 'json.dumps(indent=1)')
     """
+    if isinstance(function, partial):
+        options = [*map(str, function.args), *(f"{name}={value}" for name, value in function.keywords.items())]
+        return f"{name_of(function.func)}({', '.join(options)})"
     parts = getattr(function, "__module__", "?").split(".")
     name = getattr(function, "__qualname__", type(function).__name__)
     packages = [".".join(parts[: i + 1]) for i in range(len(parts))]

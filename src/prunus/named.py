@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import nn
 from torch.nn import functional as F
 
-from prunus import criteria, schedules
+from prunus import criteria, densities, schedules
 from prunus.errors import RecipeError
 
 LOSSES: Mapping[str, Callable[..., Any]] = {
@@ -21,6 +21,7 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
 }
 """Of batches (inputs, targets)."""
 CRITERIA = tuple(name for name in criteria.__all__ if name.islower() and name != "needing")
+DENSITIES = ("uniform", "erk", "owl", "arithmetic")
 SCHEDULES = ("constant", "linear", "cubic", "cosine", "one_cycle")
 
 
@@ -69,6 +70,11 @@ def criterion(name: str) -> Any:
 
 def schedule(name: str) -> Any:
     return chosen(name, {built_in: getattr(schedules, built_in) for built_in in SCHEDULES}, "schedule")
+
+
+def densities_of(name: str | None) -> Any:
+    known = {built_in: getattr(densities, built_in) for built_in in DENSITIES}
+    return None if name is None else chosen(name, known, "densities")
 
 
 def loss(name: str) -> Any:

@@ -18,6 +18,7 @@ from prunus.apply.apply import apply
 from prunus.apply.mask import Mask, mask
 from prunus.criteria import Criterion
 from prunus.criteria.needs import check_needs
+from prunus.densities import Densities
 from prunus.errors import BudgetError, CriterionError, GroupError, RecoverError, TraceError
 from prunus.fingerprint import name_of
 from prunus.graph.group import group
@@ -45,6 +46,7 @@ class Ask:
     budget: Budget | None
     criterion: Criterion
     scope: Scope
+    densities: Densities | None
     reduce: Reduce
     keep_at_least: float
     schedule: Schedule
@@ -65,6 +67,7 @@ def prune(
     pattern: Pattern | None = None,
     criterion: Criterion = criteria.magnitude,
     scope: Scope = "global",
+    densities: Densities | None = None,
     reduce: Reduce = "sum",
     keep_at_least: float | None = None,
     schedule: Schedule = schedules.linear,
@@ -90,7 +93,7 @@ def prune(
     Args:
         model, inputs: a trained model and an example call (see `trace`).
         budget: what may be left at the end, relative to `model`; none for `NofM`, which fixes its own density.
-        criterion, reduce, scope, keep_at_least: which units go, see `score` and `allocate`. By default a
+        criterion, reduce, scope, densities, keep_at_least: which units go, see `score` and `allocate`. By default a
             tenth of each group of channels stays in any case, and of patterns within tensors one unit.
         schedule, rounds: the budget is reached in `rounds` steps of prune and recover; `schedule` says how much of it
             after each.
@@ -111,7 +114,8 @@ def prune(
     _check_door(model, budget, pattern, criterion, rounds)
     check_needs(criterion, pattern, data, loss, traced=True)
     least = _least(keep_at_least, pattern)
-    ask = Ask(budget, criterion, scope, reduce, least, schedule, rounds, data, loss, recover, evaluate, seed, progress)
+    how = scope, densities, reduce, least
+    ask = Ask(budget, criterion, *how, schedule, rounds, data, loss, recover, evaluate, seed, progress)
     model, groups = _traced(model, inputs, pattern, only, skip, inexact, means, outputs)
     settings = {"pattern": str(pattern), **_settings(ask)}
     small, plan, history = _loop(ask, model, groups, Rounds.at(run_dir, model, groups, settings))
@@ -126,6 +130,7 @@ def plan_for(
     pattern: Pattern | None = None,
     criterion: Criterion = criteria.magnitude,
     scope: Scope = "global",
+    densities: Densities | None = None,
     reduce: Reduce = "sum",
     keep_at_least: float | None = None,
     data: Iterable[Batch] | None = None,
@@ -141,7 +146,8 @@ def plan_for(
     _check_door(model, budget, pattern, criterion, 1)
     check_needs(criterion, pattern, data, loss, traced=True)
     least = _least(keep_at_least, pattern)
-    ask = Ask(budget, criterion, scope, reduce, least, schedules.linear, 1, data, loss, None, None, seed, None)
+    how = scope, densities, reduce, least
+    ask = Ask(budget, criterion, *how, schedules.linear, 1, data, loss, None, None, seed, None)
     model, groups = _traced(model, inputs, pattern, only, skip, inexact, means, None)
     with _seeded(ask, 1):
         return _decide(ask, model, groups, 1)
@@ -240,7 +246,8 @@ def _decide(ask: Ask, small: nn.Module, here: Groups, number: int) -> Plan:
     target = _target(ask, here, number)
     seed = ask.seed + number
     scores = score(small, here, ask.criterion, data=ask.data, loss=ask.loss, reduce=ask.reduce, seed=seed)
-    plan = allocate(here, scores, target, scope=ask.scope, keep_at_least=ask.keep_at_least)
+    least = ask.keep_at_least
+    plan = allocate(here, scores, target, scope=ask.scope, densities=ask.densities, keep_at_least=least)
     return replace(plan, provenance={**plan.provenance, **_settings(ask)})
 
 
@@ -273,6 +280,7 @@ def _settings(ask: Ask) -> dict[str, Any]:
     return {
         "criterion": name_of(ask.criterion),
         "scope": ask.scope,
+        "densities": None if ask.densities is None else name_of(ask.densities),
         "reduce": ask.reduce,
         "keep_at_least": ask.keep_at_least,
         "schedule": name_of(ask.schedule),

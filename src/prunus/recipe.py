@@ -38,6 +38,7 @@ class Recipe:
     budget: Budget | None = None
     criterion: str = "magnitude"
     scope: Scope = "global"
+    densities: str | None = None
     reduce: Reduce = "sum"
     keep_at_least: float | None = None
     schedule: str = "linear"
@@ -155,7 +156,7 @@ def _plain(value: Any, kind: type, where: str) -> Any:
 
 
 _KINDS: Mapping[str, type] = {
-    **dict.fromkeys(("model", "criterion", "schedule", "data", "loss", "validate", "evaluate"), str),
+    **dict.fromkeys(("model", "criterion", "densities", "schedule", "data", "loss", "validate", "evaluate"), str),
     **dict.fromkeys(("rounds", "seed", "epochs"), int),
     **dict.fromkeys(("keep_at_least", "lr", "max_grad_norm", "distill"), float),
     **dict.fromkeys(("inexact", "bf16", "channels_last"), bool),

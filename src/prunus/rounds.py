@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from prunus.errors import ArtifactError
 from prunus.fingerprint import fingerprint
 from prunus.graph.groups import Groups
 from prunus.graph.layout import in_format, is_channels_last
-from prunus.graph.private import state_of
+from prunus.graph.private import private_copy, state_of
 from prunus.plan import Plan, load_plan
 
 
@@ -38,24 +39,41 @@ class Rounds:
 
     def last(self, model: nn.Module) -> tuple[nn.Module, Plan | None, list[Mapping[str, Any]]]:
         """The model, plan and history after the last finished round; the given model when there is none."""
-        kept = sorted(self.folder.glob("round-[0-9][0-9][0-9]")) if self.folder else []
+        kept = self.finished()
         if not kept:
             return model, None, []
+        plan, state, history = self.read(kept[-1])
+        small = apply(model, plan, verify=False)
         with _damage_named(kept[-1]):
-            facts: dict[str, Any] = json.loads((kept[-1] / "history.json").read_text())
+            laid = {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}
+        replace_state(small, laid, self.groups.graph.aliases)
+        return small, plan, history
+
+    def whole(self, model: nn.Module, kept: Path) -> tuple[nn.Module, Plan, list[Mapping[str, Any]]]:
+        """A copy of the given model with the tensors of a finished round, where zeros are held and nothing is cut."""
+        plan, state, history = self.read(kept)
+        copy = private_copy(model, share=False)
+        with _damage_named(kept), torch.no_grad():
+            for name, tensor in state_of(copy).tensors.items():
+                tensor.copy_(state[name])
+        return copy, plan, history
+
+    def finished(self) -> list[Path]:
+        """The folders of the finished rounds, in order."""
+        return sorted(self.folder.glob("round-[0-9][0-9][0-9]")) if self.folder else []
+
+    def read(self, kept: Path) -> tuple[Plan, Mapping[str, Tensor], list[Mapping[str, Any]]]:
+        """Plan, tensors and history of a finished round."""
+        with _damage_named(kept):
+            facts: dict[str, Any] = json.loads((kept / "history.json").read_text())
             run, history = facts["run"], list(facts["history"])
         if run != self.digest:
             raise ArtifactError(
                 f"{self.folder} holds rounds of another run: its model, groups or settings differ from these. "
                 "Choose another run_dir, or remove that one to start afresh."
             )
-        with _damage_named(kept[-1]):
-            plan, state = load_plan(kept[-1], self.groups), load_file(kept[-1] / "state.safetensors")
-        small = apply(model, plan, verify=False)
-        with _damage_named(kept[-1]):
-            laid = {n: _laid_like(state[n], t) for n, t in state_of(small).tensors.items()}
-        replace_state(small, laid, self.groups.graph.aliases)
-        return small, plan, history
+        with _damage_named(kept):
+            return load_plan(kept, self.groups), load_file(kept / "state.safetensors"), history
 
     def keep(self, small: nn.Module, plan: Plan, history: list[Mapping[str, Any]]) -> None:
         """Write a finished round; it appears whole or not at all."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from prunus.errors import RecipeError
-from prunus.named import batches_of, criterion, loss, made, named, schedule
+from prunus.named import batches_of, criterion, densities_of, loss, made, named, schedule
 from prunus.pipeline import plan_for, prune
 from prunus.plan import Plan
 from prunus.recipe import Recipe, Training
@@ -115,6 +115,7 @@ def _parts(recipe: Recipe) -> tuple[tuple[nn.Module, Any], dict[str, Any]]:
         "budget": recipe.budget,
         "criterion": criterion(recipe.criterion),
         "scope": recipe.scope,
+        "densities": densities_of(recipe.densities),
         "reduce": recipe.reduce,
         "keep_at_least": recipe.keep_at_least,
         "only": recipe.only,

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from prunus.criteria.weight import share_of_larger
 from prunus.errors import CriterionError
 from prunus.score import Scores
 
@@ -52,6 +53,28 @@ def rank_mean(*scores: Scores) -> Scores:
     ranks = [_ranks(torch.cat([each[name].double() for name in scores[0]])) for each in scores]
     mean = torch.stack(ranks).mean(0)
     return dict(zip(scores[0], mean.split(sizes), strict=True))
+
+
+def lamp(scores: Scores) -> Scores:
+    """Each score over the sum of those of its group that are not smaller; the best unit of each group scores 1.
+
+    With scope="global" the density of each layer follows. Of squares of weights this is `criteria.lamp`; of squared
+    norms it is the same for channels.
+
+    >>> lamp({"conv": torch.tensor([1.0, 4.0, 0.0, 5.0])})["conv"]
+    tensor([0.1000, 0.4444, 0.0000, 1.0000], dtype=torch.float64)
+
+    Raises `CriterionError` for negative scores.
+
+    Source: Lee et al. 2021, arXiv:2010.07611, the LAMP score.
+    """
+    for name, values in scores.items():
+        if bool((values < 0).any()):
+            raise CriterionError(
+                f"lamp was given negative scores of {name!r}; expected squares, such as those of "
+                "prunus.criteria.magnitude_l2."
+            )
+    return {name: share_of_larger(values.double()) for name, values in scores.items()}
 
 
 def _scaled(values: Tensor, by: By) -> Tensor:

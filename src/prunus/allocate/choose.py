@@ -9,10 +9,13 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from prunus.allocate.shares import shares_of
 from prunus.allocate.slices import keep_slices
 from prunus.allocate.within import keep_cells, keep_within
 from prunus.cost import predict, predict_within
+from prunus.densities import Densities
 from prunus.errors import BudgetError, CriterionError, GroupError
+from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups
 from prunus.patterns import NofM
 from prunus.plan import Plan
@@ -27,36 +30,47 @@ def allocate(
     budget: Budget | None = None,
     *,
     scope: Scope = "global",
+    densities: Densities | None = None,
     keep_at_least: float = 0.0,
 ) -> Plan:
     """Choose the units that stay, the largest choice that the budget allows.
 
     `scope="global"` ranks all units together; `"layer"` keeps the same share of every group; `"row"`, for patterns
-    within tensors, the same share of every row of blocks too, to within one unit. `NofM` fixes its own density: it
-    takes no budget, and the scope is its cell. `keep_at_least` is the share of each group that stays in any case (one
-    unit at least). Budgets are relative to the model as it was, also after `groups.at(plan)`. Tied groups keep equally
-    many units.
+    within tensors, the same share of every row of blocks too, to within one unit. `densities`, such as
+    `prunus.densities.erk`, says instead how much of each group stays, at the largest overall density that the budget
+    allows; `"global"` is then as `"layer"`, and `"row"` spreads a group's share over its rows. `NofM` fixes its own
+    density: it takes no budget and no densities, and the scope is its cell. `keep_at_least` is the share of each group
+    that stays in any case (one unit at least). Budgets are relative to the model as it was, also after
+    `groups.at(plan)`. Tied groups keep equally many units, the mean of their densities.
 
     Raises `BudgetError` when the budget cannot be reached (saying how near it came), `GroupError` when there is
     nothing to prune, `CriterionError` for scores that are missing, misshaped or not finite.
     """
     _check_door(groups, budget, scope, keep_at_least)
+    _check_densities(groups, densities)
     _check_scores(groups, scores)
-    keep = _kept(groups, scores, budget, scope, keep_at_least)
+    keep = _kept(groups, scores, budget, scope, densities, keep_at_least)
     provenance = {"scope": scope, "keep_at_least": keep_at_least, "torch": torch.__version__}
+    if densities is not None:
+        provenance["densities"] = name_of(densities)
     plan = Plan(groups, keep, budget, {}, provenance)
     costs = predict_within(groups, plan.left) if groups.laid else predict(groups.graph, plan.left)
     return replace(plan, costs=costs)
 
 
 def _kept(
-    groups: Groups, scores: Mapping[str, Tensor], budget: Budget | None, scope: Scope, keep_at_least: float
+    groups: Groups,
+    scores: Mapping[str, Tensor],
+    budget: Budget | None,
+    scope: Scope,
+    densities: Densities | None,
+    keep_at_least: float,
 ) -> dict[str, Tensor]:
     if isinstance(groups.pattern, NofM):
         return keep_cells(groups, scores, groups.pattern)
     assert budget is not None
     within = keep_within if groups.laid else keep_slices
-    return within(groups, scores, budget, scope, keep_at_least)
+    return within(groups, scores, budget, scope, shares_of(densities, groups, scores), keep_at_least)
 
 
 def _check_door(groups: Groups, budget: Budget | None, scope: Scope, keep_at_least: float) -> None:
@@ -74,6 +88,15 @@ def _check_door(groups: Groups, budget: Budget | None, scope: Scope, keep_at_lea
         raise BudgetError(f"keep_at_least={keep_at_least} is a share of each group; expected 0 to 1.")
     if not len(groups):
         raise GroupError("There is no group left to prune; `only` and `skip` have left out every one.")
+
+
+def _check_densities(groups: Groups, densities: Densities | None) -> None:
+    if densities is None:
+        return
+    if isinstance(groups.pattern, NofM):
+        raise BudgetError(f"{groups.pattern} fixes its own density in every layer; leave densities out.")
+    if not callable(densities):
+        raise BudgetError(f"densities={densities!r}; expected a function, such as prunus.densities.erk.")
 
 
 def _check_scores(groups: Groups, scores: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from prunus.allocate.limit import limit_of, unreachable
-from prunus.cost import cost_of
+from prunus.allocate.shares import Shares, largest
+from prunus.cost import Cost, cost_of
 from prunus.graph.axes import Atom
 from prunus.graph.groups import Group, Groups, scattered
 from prunus.graph.width import counts
@@ -55,11 +56,15 @@ def keep_slices(
     scores: Mapping[str, Tensor],
     budget: Budget,
     scope: str,
+    shares: Shares | None,
     keep_at_least: float,
 ) -> dict[str, Tensor]:
     """Group name -> the units of the traced model that stay."""
     bundles = _bundles(groups, scores, keep_at_least)
-    kept = _largest(groups, budget, *_choices(bundles, scope, budget))
+    if shares is None:
+        kept = _largest(groups, budget, *_choices(bundles, scope, budget))
+    else:
+        kept = _densest(groups, budget, bundles, shares)
     keep = {g.name: _best(scores[g.name], kept[g.leaf]) for b in bundles for g in b.groups}
     return scattered(groups, keep)
 
@@ -113,17 +118,42 @@ def _ranked(bundles: Sequence[Bundle]) -> Tensor:
 
 def _largest(groups: Groups, budget: Budget, choices: int, choose: Choose) -> dict[Atom, int]:
     """The last choice that the budget allows; costs never fall along the choices."""
+    cost, before, limit = _costs(groups, budget)
+    place = bisect_left(range(choices), True, key=lambda i: cost(choose(i)) > limit)
+    if place == 0:
+        raise unreachable(budget, cost(choose(0)), before)
+    return choose(place - 1)
+
+
+def _densest(groups: Groups, budget: Budget, bundles: Sequence[Bundle], shares: Shares) -> dict[Atom, int]:
+    """The largest overall density that the budget allows; of relative units also before fractions are dropped."""
+    cost, before, limit = _costs(groups, budget)
+    of_units = budget.metric == "units" and budget.relative
+
+    def choose(density: float) -> dict[Atom, int]:
+        each = shares(density)
+        mean = [sum(each[g.name] for g in b.groups) / len(b.groups) for b in bundles]
+        wanted = [
+            floor((share + 1e-9) * b.traced) for b, share in zip(bundles, mean, strict=True)
+        ]  # 1/2 of all at once
+        return {g.leaf: b.count(n) for b, n in zip(bundles, wanted, strict=True) for g in b.groups}
+
+    def fits(density: float) -> bool:
+        each = shares(density)
+        if of_units and sum(each[g.name] * g.size for g in groups) > limit:
+            return False
+        return cost(choose(density)) <= limit
+
+    if cost(choose(0.0)) > limit:
+        raise unreachable(budget, cost(choose(0.0)), before)
+    return choose(largest(fits, budget.at_most if of_units else 0.5))
+
+
+def _costs(groups: Groups, budget: Budget) -> tuple[Cost, float, float]:
+    """(cost of the whole model at a choice, of the model as it was, the most that is allowed)."""
     whole, alive = cost_of(budget.metric, groups), counts(groups.alive)
     before = whole({})
-    limit = limit_of(budget, before)
-
-    def cost(i: int) -> float:
-        return whole({**alive, **choose(i)})
-
-    place = bisect_left(range(choices), True, key=lambda i: cost(i) > limit * (1 + 1e-12))
-    if place == 0:
-        raise unreachable(budget, cost(0), before)
-    return choose(place - 1)
+    return lambda kept: whole({**alive, **kept}), before, limit_of(budget, before) * (1 + 1e-12)
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prunus.allocate.limit import limit_of, unreachable
+from prunus.allocate.shares import Shares, largest
 from prunus.cost import unit_costs, whole
 from prunus.graph.groups import Group, Groups
 from prunus.patterns import NofM
@@ -51,13 +52,19 @@ def _best_of_cells(group: Group, scores: Tensor, pattern: NofM) -> Tensor:
 
 
 def keep_within(
-    groups: Groups, scores: Mapping[str, Tensor], budget: Budget, scope: str, keep_at_least: float
+    groups: Groups,
+    scores: Mapping[str, Tensor],
+    budget: Budget,
+    scope: str,
+    shares: Shares | None,
+    keep_at_least: float,
 ) -> dict[str, Tensor]:
     """Group name -> the units of the model as it was that stay."""
     costs, before = unit_costs(budget.metric, groups), whole(budget.metric, groups)
     sheets = [_sheet(groups, g, scores[g.name], costs.unit[g.name], keep_at_least) for g in groups]
     room = limit_of(budget, before) - costs.rest
-    keep = _together(sheets, room) if scope == "global" else _apart(sheets, room, by_row=scope == "row")
+    together = scope == "global" and shares is None
+    keep = _together(sheets, room) if together else _apart(sheets, room, shares, by_row=scope == "row")
     spent = sum(s.cost * int(k.sum()) for s, k in zip(sheets, keep, strict=True))
     if spent > room + _SLACK * max(1.0, abs(room)):
         raise unreachable(budget, costs.rest + spent, before)
@@ -99,9 +106,9 @@ def _together(sheets: Sequence[Sheet], room: float) -> list[Tensor]:
     return list(keep.cpu().split(sizes))
 
 
-def _apart(sheets: Sequence[Sheet], room: float, by_row: bool) -> list[Tensor]:
-    """The same share of every sheet, and of every row of it."""
-    counts = _same_share(sheets, room)
+def _apart(sheets: Sequence[Sheet], room: float, shares: Shares | None, by_row: bool) -> list[Tensor]:
+    """The same share of every sheet, or that which is asked for; and of every row of it."""
+    counts = _same_share(sheets, room) if shares is None else _given_shares(sheets, room, shares)
     choose = _top_of_rows if by_row else lambda s, count: top(s.scores, count)
     return [choose(s, count).cpu() for s, count in zip(sheets, counts, strict=True)]
 
@@ -117,6 +124,27 @@ def _same_share(sheets: Sequence[Sheet], room: float) -> list[int]:
         return sum(s.cost * n for s, n in zip(sheets, counts(part), strict=True)) > room * (1 + 1e-12) + _SLACK
 
     return counts(max(0, bisect_left(range(_PARTS + 1), True, key=exceeds) - 1))
+
+
+def _given_shares(sheets: Sequence[Sheet], room: float, shares: Shares) -> list[int]:
+    """Units of each sheet at the largest overall density that there is room for, also before fractions are dropped."""
+
+    def wanted(density: float) -> list[float]:
+        each = shares(density)
+        return [each[s.group.name] * s.group.size for s in sheets]
+
+    def cost(units: Sequence[float]) -> float:
+        return sum(s.cost * n for s, n in zip(sheets, units, strict=True))
+
+    def allowed(units: Sequence[float]) -> list[int]:
+        return [s.allowed(n) for s, n in zip(sheets, units, strict=True)]
+
+    def fits(density: float) -> bool:
+        units = wanted(density)
+        return max(cost(units), cost(allowed(units))) <= room * (1 + 1e-12) + _SLACK
+
+    guess = room / (sum(s.cost * s.group.size for s in sheets) or 1.0)
+    return allowed(wanted(largest(fits, min(1.0, max(0.0, guess)))))
 
 
 def _top_of_rows(sheet: Sheet, count: int) -> Tensor:

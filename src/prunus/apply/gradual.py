@@ -8,16 +8,18 @@ from math import floor
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from prunus import schedules
 from prunus.allocate import Scope, allocate, partway
+from prunus.apply.agree import agreed
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
 from prunus.criteria.needs import Criterion, check_needs
+from prunus.densities import Densities
 from prunus.errors import PlanError
 from prunus.fingerprint import name_of
-from prunus.graph.groups import Groups
+from prunus.graph.groups import Groups, gathered
 from prunus.patterns import NofM
 from prunus.plan import Plan
 from prunus.schedules import Schedule
@@ -35,7 +37,7 @@ class Gradual:
 
     Processes that train one model together (`torch.distributed`) all follow the plan of rank 0.
 
-    `criterion`, `reduce`, `scope`, `keep_at_least`, `data`, `loss` are those of `score` and `allocate`.
+    `criterion`, `reduce`, `scope`, `densities`, `keep_at_least`, `data`, `loss` are those of `score` and `allocate`.
 
     Raises what `allocate` raises, `BudgetError` for a budget that cannot be reached at the start and not after hours.
 
@@ -63,6 +65,7 @@ class Gradual:
         every: int | None = None,
         schedule: Schedule = schedules.cubic,
         scope: Scope = "global",
+        densities: Densities | None = None,
         reduce: Reduce = "sum",
         keep_at_least: float = 0.0,
         data: Iterable[Batch] | None = None,
@@ -75,13 +78,14 @@ class Gradual:
         self.groups, self.criterion, self.budget = groups, criterion, budget
         self.steps, self.every, self.schedule = steps, every or max(1, steps // 100), schedule
         self.scope: Scope = scope
+        self.densities = densities
         self.reduce: Reduce = reduce
         self.keep_at_least, self.data, self.loss, self.seed = keep_at_least, data, loss, seed
         self.step = 0
         self.plan = Plan(groups, {}, budget)
         self._masks: Mask | None = None
         level = {g.name: torch.zeros(int(groups.left(g).sum())) for g in groups}
-        allocate(groups, level, budget, scope=scope, keep_at_least=keep_at_least)  # can it be reached at all?
+        self._allocated(groups, level, budget)  # can it be reached at all?
 
     def attach(self, model: nn.Module, *optimizers: Optimizer) -> Mask:
         """Count the steps of the first optimizer, and hold the zeros after the steps of each, until `detach()`.
@@ -131,16 +135,20 @@ class Gradual:
             target = partway(self.budget, self.groups, reached)
         if here is None:
             return
-        plan = allocate(here, self._scores(model, here), target, scope=self.scope, keep_at_least=self.keep_at_least)
+        plan = self._allocated(here, self._scores(model, here), target)
         made = {"criterion": name_of(self.criterion), "schedule": name_of(self.schedule), "steps": self.steps}
-        whole = self.plan.then(_agreed(plan))
+        whole = self.plan.then(agreed(plan))
         self.plan = replace(whole, provenance={**plan.provenance, **made, "seed": self.seed})
         assert self._masks is not None
         self._masks.update(self.plan)
 
+    def _allocated(self, here: Groups, scores: Scores, target: Budget | None) -> Plan:
+        least = self.keep_at_least
+        return allocate(here, scores, target, scope=self.scope, densities=self.densities, keep_at_least=least)
+
     def _scores(self, model: nn.Module, here: Groups) -> Scores:
         """Of the units that are left now; the model has all that were left at the start."""
-        whole: Mapping[str, Tensor] = score(
+        whole = score(
             model,
             self.groups,
             self.criterion,
@@ -149,19 +157,7 @@ class Gradual:
             reduce=self.reduce,
             seed=self.seed + self.step,
         )
-        stays = {g.name: here.left(g)[self.groups.left(g)] for g in here}
-        return {name: whole[name][units.to(whole[name].device)] for name, units in stays.items()}
-
-
-def _agreed(plan: Plan) -> Plan:
-    """The plan of rank 0, where several processes train one model on data of their own: masks must not differ."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return plan
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    every = torch.cat(list(plan.keep.values())).to(device, torch.uint8)
-    distributed.broadcast(every, src=0)
-    parts = every.cpu().bool().split([kept.numel() for kept in plan.keep.values()])
-    return replace(plan, keep=dict(zip(plan.keep, parts, strict=True)))
+        return gathered(self.groups, here, whole)
 
 
 def _check_trains(optimizer: Optimizer, model: nn.Module) -> None:

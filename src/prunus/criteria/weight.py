@@ -33,15 +33,19 @@ def lamp(stats: Stats) -> Mapping[str, Tensor]:
     With `scope="global"` it sets the density of each layer too. Source: Lee et al. 2021, arXiv:2010.07611, equation 3;
     of equal weights each counts all of them, where the paper lets their order decide.
     """
-    return {name: _share_of_larger(w) for name, w in stats.weights.items() if w.is_floating_point()}
+    return {n: share_of_larger(w.double().square()) for n, w in stats.weights.items() if w.is_floating_point()}
 
 
-def _share_of_larger(w: Tensor) -> Tensor:
-    squares = w.flatten().double().square()
-    ordered = squares.sort(descending=True).values
-    sums = ordered.cumsum(0)
-    last = torch.searchsorted(-ordered, -squares, right=True) - 1  # where the last equal one stands
-    return torch.where(squares > 0, squares / sums[last], 0.0).view(w.shape)
+def share_of_larger(values: Tensor) -> Tensor:
+    """Each of some values, none negative, over the sum of all that are not smaller, itself included.
+
+    >>> share_of_larger(torch.tensor([1.0, 4.0, 0.0, 5.0]))
+    tensor([0.1000, 0.4444, 0.0000, 1.0000])
+    """
+    flat = values.flatten()
+    ordered = flat.sort(descending=True).values
+    last = torch.searchsorted(-ordered, -flat, right=True) - 1  # where the last equal one stands
+    return torch.where(flat > 0, flat / ordered.cumsum(0)[last], 0.0).view(values.shape)
 
 
 @needing("graph", "units")

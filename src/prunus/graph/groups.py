@@ -236,3 +236,9 @@ def scattered(groups: Groups, values: Mapping[str, Tensor]) -> dict[str, Tensor]
         left[left.clone()] = mask
         full[name] = left
     return full
+
+
+def gathered(groups: Groups, here: Groups, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values over the units that `groups` leave, as values over those that are left `here`, later."""
+    stays = {g.name: here.left(g)[groups.left(g)] for g in here}
+    return {name: values[name][units.to(values[name].device)] for name, units in stays.items()}
