@@ -67,10 +67,14 @@ def entry(path: str, value: Any) -> Iterator[str]:
 def held_by(value: Any) -> list[tuple[str, Any]]:
     """The public functions and classes of a module; the methods of a class that say what they do."""
     if isinstance(value, ModuleType):
-        return [(n, v) for n, v in vars(value).items() if defined(n, v) and v.__module__ == value.__name__]
+        return [(n, v) for n, v in vars(value).items() if defined(n, v) and within(v.__module__, value.__name__)]
     if not inspect.isclass(value) or issubclass(value, BaseException):
         return []
     return [(n, v) for n, v in vars(value).items() if defined(n, v) or (isinstance(v, property) and v.__doc__)]
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
 def defined(name: str, value: Any) -> bool:

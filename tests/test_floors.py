@@ -20,7 +20,7 @@ TABLE = (
     ("graph", "patterns"),
     ("stats", "distributions", "statistics", "measure"),
     ("criteria", "cost", "score", "scores", "densities", "allocate", "plan", "from_zeros", "schedules"),
-    ("apply", "recover"),
+    ("apply", "recover", "regularize"),
     ("result", "save", "export", "report"),
     ("rounds", "pipeline", "lottery", "named", "recipe", "running", "table", "cli", "tasks"),
 )

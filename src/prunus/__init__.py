@@ -1,6 +1,6 @@
 """Prune neural networks: really smaller, proven equal, every number measured."""
 
-from prunus import criteria, densities, errors, schedules, scores, statistics
+from prunus import criteria, densities, errors, regularize, schedules, scores, statistics
 from prunus.allocate import allocate
 from prunus.apply.carry import carry
 from prunus.apply.drop import drop_layers
@@ -79,6 +79,7 @@ __all__ = [
     "plan_iteratively",
     "prune",
     "recalibrate",
+    "regularize",
     "report",
     "save",
     "schedules",

@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from prunus import schedules
 from prunus.allocate import Scope, allocate, partway
-from prunus.apply.agree import agreed
+from prunus.apply.agreed import agreed, check_trains
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
 from prunus.criteria.needs import Criterion, check_needs
 from prunus.densities import Densities
@@ -121,7 +121,7 @@ class Gradual:
     def _count(self, model: nn.Module, optimizer: Optimizer) -> None:
         self.step += 1
         if self.step <= self.steps and (self.step % self.every == 0 or self.step == self.steps):
-            _check_trains(optimizer, model)
+            check_trains(optimizer, model, "Gradual")
             self._go_on(model)
 
     def _go_on(self, model: nn.Module) -> None:
@@ -158,15 +158,6 @@ class Gradual:
             seed=self.seed + self.step,
         )
         return gathered(self.groups, here, whole)
-
-
-def _check_trains(optimizer: Optimizer, model: nn.Module) -> None:
-    own = {id(p) for p in model.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise PlanError(
-            "The optimizer trains another model than the one Gradual was attached to; was it carried to a smaller one? "
-            "Detach first: leave the `with` block, or call detach() of the mask."
-        )
 
 
 def _partway(groups: Groups, pattern: NofM, reached: float) -> Groups | None:

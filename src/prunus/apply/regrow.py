@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from prunus import densities
 from prunus.allocate import allocate
-from prunus.apply.agree import agreed
+from prunus.apply.agreed import agreed
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
 from prunus.densities import Densities
 from prunus.errors import GroupError, PlanError

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.needs import needing
+from prunus.graph.graph import Graph
+from prunus.graph.node import Ref
 from prunus.stats import Stats
 
 
@@ -55,14 +57,18 @@ def bn_scale(stats: Stats) -> Mapping[str, Tensor]:
     Meant for networks that were trained with L1 on the scales. Source: Liu et al. 2017 (network slimming), section 3.
     """
     assert stats.graph is not None
-    names = {
-        source.args[0]
-        for node in stats.graph.eval.program.nodes
-        if node.plain in ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
-        for ref in [node.bound().get("weight")]
-        if ref is not None and (source := stats.graph.eval.program.named[ref.name]).op == "state"
-    }
-    return {name: stats.weights[name].abs() for name in sorted(names) if name in stats.weights}
+    return {name: w.abs() for name, w in stats.weights.items() if name in scales_of(stats.graph)}
+
+
+def scales_of(graph: Graph) -> set[str]:
+    """The parameters that a batch norm of the graph, in either mode, multiplies with."""
+    found: set[str] = set()
+    for mode in graph.modes:
+        states = {node.name: node.args[0] for node in mode.program.nodes if node.op == "state"}
+        norms = (node.bound() for node in mode.program.nodes if "batch_norm" in node.plain)
+        read = (norm.get("weight") for norm in norms)
+        found |= {states[ref.name] for ref in read if isinstance(ref, Ref) and ref.name in states}
+    return found
 
 
 @needing("graph", "units")

@@ -162,10 +162,8 @@ class GraphModel(nn.Module):
     def tensor(self, name: str) -> Tensor:
         """A state tensor by its name in the user's model."""
         path, _, leaf = name.rpartition(".")
-        owner = self.get_submodule(path)
-        found = owner._parameters.get(leaf)
-        found = owner._buffers.get(leaf) if found is None else found
-        assert found is not None, name
+        found = getattr(self.get_submodule(path), leaf)  # as any module reads it: it may be gated
+        assert isinstance(found, Tensor), name
         return found
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
