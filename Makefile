@@ -46,7 +46,6 @@ clean:
 	$(PIP) -e '.[test]'
 	$(PIP) --no-deps torchvision
 	$(PIP) --no-deps axe-playwright-python
-	$(PIP) transformers
 	@touch $@
 
 .venv/.check: .venv/.test

@@ -1,6 +1,7 @@
-"""Kill a recipe run with SIGKILL at random moments, go on with --resume, and compare its files with an undisturbed run.
+"""Kill a run with SIGKILL at random moments, let it go on, and compare its files with those of an undisturbed run.
 
-python benchmarks/kill.py --kills 10
+python benchmarks/kill.py --kills 10            a recipe, killed so often, each time going on with --resume
+python benchmarks/kill.py --kills 10 --loop     benchmarks/loop.py, a gradual run: so many runs, each killed once
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from prunus.cli.init import RECIPE, TASK
 
+LOOP = Path(__file__).with_name("loop.py").resolve()
 MEASURED = ("report.json", "report.html")
 """These hold timings, which no two runs share."""
 
@@ -43,6 +45,31 @@ def disturbed(folder: Path, out: str, seconds: float, kills: int, draw: random.R
     return times
 
 
+def killed_loops(folder: Path, kills: int, draw: random.Random) -> bool:
+    """Runs of loop.py, each killed after a random time and started again; do all end as an undisturbed one?"""
+
+    def start(out: str) -> subprocess.Popen[str]:
+        words = [sys.executable, str(LOOP), str(folder / out)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    begun = time.monotonic()
+    start("whole").communicate()
+    seconds = time.monotonic() - begun
+    print(f"undisturbed {seconds:.1f} s")
+    alike = [False] * kills
+    for number in range(kills):
+        process, wait = start(f"{number}"), draw.uniform(0.1, 0.95) * seconds
+        time.sleep(wait)
+        process.kill()
+        process.communicate()
+        said, _ = start(f"{number}").communicate()
+        alike[number] = contents(folder / "whole") == contents(folder / f"{number}")
+        print(
+            f"killed after {wait:.1f} s, {said.strip()}; {'the same bits' if alike[number] else 'DIFFERS'}", flush=True
+        )
+    return all(alike)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in MEASURED}
 
@@ -51,9 +78,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--loop", action="store_true", help="a gradual run in a loop of one's own")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if given.loop:
+            raise SystemExit(not killed_loops(folder, given.kills, random.Random(given.seed)))
         (folder / "recipe.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 30"))
         (folder / "my_task.py").write_text(TASK)
         started = time.monotonic()

@@ -19,19 +19,19 @@ TABLE = (
     ("errors", "fingerprint", "types"),
     ("graph", "patterns"),
     ("stats", "distributions", "statistics", "measure"),
-    ("criteria", "cost", "score", "scores", "densities", "allocate", "plan", "from_zeros", "schedules"),
+    ("criteria", "cost", "score", "scores", "densities", "allocate", "plan", "from_zeros", "schedules", "steps"),
     ("apply", "recover", "regularize"),
     ("result", "save", "export", "report"),
-    ("rounds", "pipeline", "lottery", "named", "recipe", "running", "table", "cli", "tasks"),
+    ("rounds", "pipeline", "lottery", "named", "recipe", "running", "table", "cli", "tasks", "integrations"),
 )
 FLOORS = {name: floor for floor, names in enumerate(TABLE) for name in names}
 ROOT = len(TABLE)  # prunus/__init__.py imports everything, so it stands above everything
 
-DOORS = {"cli", "table", "tasks"}  # these may need the extras as soon as they are imported
+DOORS = {"cli", "integrations", "table", "tasks"}  # these may need the extras as soon as they are imported
 ALWAYS_THERE = {*sys.stdlib_module_names, "prunus", "torch", "safetensors"}
 EXTRAS = (
     *("rich", "typer", "sklearn", "transformers", "torchvision", "pynvml"),
-    *("onnx", "onnxscript", "onnxruntime", "jinja2", "plotly"),
+    *("onnx", "onnxscript", "onnxruntime", "jinja2", "plotly", "accelerate", "lightning", "pytorch_lightning"),
 )
 
 

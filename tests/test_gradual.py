@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -393,48 +389,3 @@ def test_an_optimizer_carried_to_a_smaller_model_is_noticed() -> None:
     small(torch.randn(2, 6)).sum().backward()
     with pytest.raises(PlanError, match="trains another model than the one Gradual was attached to"):
         optimizer.step()
-
-
-RANK = """
-import sys, torch, prunus
-from torch import distributed, nn
-rank, store = int(sys.argv[1]), sys.argv[2]
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
-torch.manual_seed(rank)
-data = [(torch.randn(8, 16), torch.randint(0, 4, (8,))) for _ in range(10)]
-loss = lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])
-together = nn.parallel.DistributedDataParallel(net)
-optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-groups = prunus.group(net, pattern=prunus.Element())
-budget = prunus.Budget("units", at_most=0.3)
-gradual = prunus.Gradual(groups, prunus.criteria.taylor, budget, steps=10, every=2, data=data, loss=loss)
-alike = []
-with gradual.attach(together, optimizer):
-    for batch in data:
-        optimizer.zero_grad()
-        loss(together, batch).backward()
-        optimizer.step()
-        mine = torch.cat([(p == 0).flatten() for p in net.parameters()]).to(torch.uint8)
-        every = [torch.empty_like(mine) for _ in range(2)]
-        distributed.all_gather(every, mine)
-        alike.append(torch.equal(*every))
-print(all(alike), int(mine.sum()))
-distributed.destroy_process_group()
-"""
-
-
-def test_ranks_with_data_of_their_own_have_the_same_masks_at_every_step(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", RANK]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(r), str(tmp_path / "store")], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for r in (0, 1)
-    ]
-    said = [rank.communicate(timeout=120)[0].split() for rank in ranks]
-    assert said[0] == said[1]
-    assert said[0][0] == "True"
-    assert int(said[0][1]) >= 0.7 * (16 * 32 + 32 * 4) - 1

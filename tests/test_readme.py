@@ -99,6 +99,7 @@ def run(path: Path, found: list[Block], module: ModuleType) -> None:
         exec(compile(padded, str(path), "exec"), vars(module))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:(pytorch_lightning|lightning_fabric)")  # such as: use more workers
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_block_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = blocks(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from prunus.criteria.needs import Criterion, check_needs
 from prunus.errors import CriterionError, PlanError
 from prunus.graph.groups import Group, Groups
 from prunus.graph.private import unwrap
+from prunus.graph.shards import in_pieces
 from prunus.graph.width import counts, length
 from prunus.stats import Stats
 from prunus.types import Batch, Loss
@@ -46,6 +47,11 @@ def score(
     check_needs(criterion, groups.pattern, data, loss, traced=groups.source is not None)
     model = unwrap(model)
     check_shapes(model, groups)
+    if in_pieces(model):
+        raise PlanError(
+            f"The weights of {type(model).__name__} are in pieces (FSDP, tensor parallelism), and a score needs whole "
+            "ones. Score before it is sharded: a plan made then holds after; or use Gradual, which gathers them."
+        )
     names = tuple(name for name, _ in model.named_parameters())
     saliency = _checked(criterion, Stats(model, names, data, loss, seed, groups.source), model)
     if groups.laid:

@@ -13,8 +13,8 @@ from torch.optim.optimizer import Optimizer
 
 from prunus import schedules
 from prunus.allocate import Scope, allocate, partway
-from prunus.apply.agreed import agreed, check_trains
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
+from prunus.apply.ranks import agreed, scored
 from prunus.criteria.needs import Criterion, check_needs
 from prunus.densities import Densities
 from prunus.errors import PlanError
@@ -24,6 +24,7 @@ from prunus.patterns import NofM
 from prunus.plan import Plan
 from prunus.schedules import Schedule
 from prunus.score import Reduce, Scores, score
+from prunus.steps import after_step, check_trains
 from prunus.types import Batch, Budget, Loss
 
 
@@ -35,7 +36,8 @@ class Gradual:
     pattern: plans over channels hold all that a dead unit owns at zero, and `shrink(model, gradual.plan)` then makes
     the model smaller.
 
-    Processes that train one model together (`torch.distributed`) all follow the plan of rank 0.
+    Processes that train one model together (`torch.distributed`) all follow the plan of rank 0. Where the weights are
+    in pieces (FSDP2: lay the groups before or after `fully_shard`), rank 0 scores a whole copy of the model.
 
     `criterion`, `reduce`, `scope`, `densities`, `keep_at_least`, `data`, `loss` are those of `score` and `allocate`.
 
@@ -100,9 +102,7 @@ class Gradual:
         if self._masks is not None:
             self._masks.detach()
         self._masks = mask(model, self.plan, *optimizers)
-        self._masks.until_detached(
-            optimizers[0].register_step_post_hook(lambda optimizer, *_: self._count(model, optimizer))
-        )
+        self._masks.until_detached(after_step(optimizers[0], lambda optimizer: self._count(model, optimizer)))
         if self.step == 0:
             self._go_on(model)
         return self._masks
@@ -148,14 +148,11 @@ class Gradual:
 
     def _scores(self, model: nn.Module, here: Groups) -> Scores:
         """Of the units that are left now; the model has all that were left at the start."""
-        whole = score(
+        settings: dict[str, Any] = {"data": self.data, "loss": self.loss, "reduce": self.reduce}
+        whole = scored(
             model,
             self.groups,
-            self.criterion,
-            data=self.data,
-            loss=self.loss,
-            reduce=self.reduce,
-            seed=self.seed + self.step,
+            lambda net: score(net, self.groups, self.criterion, seed=self.seed + self.step, **settings),
         )
         return gathered(self.groups, here, whole)
 

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from prunus.apply.zeros import kept_of, zero_
 from prunus.errors import PlanError
 from prunus.graph.groups import Group
 from prunus.graph.private import private_copy, state_of, unwrap
+from prunus.graph.shards import in_pieces, settle
 from prunus.plan import Plan, pack, unpack
 from prunus.score import check_shapes
+from prunus.steps import after_every_step, after_step
 
 
 class Mask:
@@ -41,18 +43,28 @@ class Mask:
         model = self._model()
         if model is None:
             return
-        tensors = state_of(model).tensors
-        self._kept = kept_of(tensors, plan)
+        settle(model)
+        self._pieces = in_pieces(model)
+        self._kept = kept_of(state_of(model).tensors, plan)
         self._places = {name: _place(model, name) for name in self._kept}
         self._plan = plan
         self.zero()
 
-    def zero(self) -> None:
-        """Set the zeros now, for loops that write to weights without a torch optimizer."""
-        self._zero(self._kept)
+    def zero(self, other: nn.Module | None = None) -> None:
+        """Set the zeros now, for loops that write to weights without a torch optimizer.
+
+        With `other`, a model of the same structure: in that one. An average of weights over time, such as torch's
+        `AveragedModel`, still has a share of what a weight was before it went; clear it before the average is used.
+        """
+        if other is not None:
+            _zero_once(unwrap(other), self._plan)
+        elif self._model() is not None:
+            self._settle()
+            self._zero(self._kept)
 
     def clear_grads(self) -> None:
         """Clear the gradients of what is held at zero: before clipping, so that the norm counts kept weights only."""
+        self._settle()
         for name in self._kept:
             grad = self._tensor(name).grad
             if grad is not None:
@@ -60,10 +72,9 @@ class Mask:
 
     def attach(self, *optimizers: Optimizer) -> Mask:
         """Hold after the steps of these optimizers too; of none: of every optimizer that steps a held weight."""
-        for optimizer in optimizers:
-            self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        self._hooks += [after_step(optimizer, self._after_step) for optimizer in optimizers]
         if not optimizers:
-            self._hooks.append(register_optimizer_step_post_hook(self._after_step))
+            self._hooks.append(after_every_step(self._after_step))
         return self
 
     def until_detached(self, hook: RemovableHandle) -> None:
@@ -88,11 +99,18 @@ class Mask:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
+    def _after_step(self, optimizer: Optimizer) -> None:
+        self._settle()
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         tensors = {name: self._tensor(name) for name in self._kept}
         if any(id(tensor) in own for tensor in tensors.values()):
             self._zero([n for n, t in tensors.items() if id(t) in own or not isinstance(t, nn.Parameter)])
+
+    def _settle(self) -> None:
+        """A forward between backward and step, for a look at the loss, leaves weights that no optimizer steps."""
+        model = self._model()
+        if self._pieces and model is not None:
+            settle(model)
 
     def _zero(self, names: Iterable[str]) -> None:
         for name in names:
@@ -142,10 +160,16 @@ def mask(model: nn.Module, plan: Plan, *optimizers: Optimizer) -> Mask:
 
 def masked(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of the model with the zeros of the plan; nothing holds them."""
-    check_shapes(unwrap(model), plan.groups)
     copy = private_copy(unwrap(model), share=False)
-    Mask(copy, plan)
+    _zero_once(copy, plan)
     return copy
+
+
+def _zero_once(model: nn.Module, plan: Plan) -> None:
+    check_shapes(model, plan.groups)
+    tensors = state_of(model).tensors
+    for name, kept in kept_of(tensors, plan).items():
+        zero_(tensors[name], kept)
 
 
 def bits_of(plan: Plan) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from torch.optim.optimizer import Optimizer
 
 from prunus import densities
 from prunus.allocate import allocate
-from prunus.apply.agreed import agreed
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
+from prunus.apply.ranks import agreed
 from prunus.densities import Densities
 from prunus.errors import GroupError, PlanError
 from prunus.graph.grid import Grid
@@ -22,6 +22,7 @@ from prunus.graph.groups import Groups
 from prunus.graph.private import unwrap
 from prunus.patterns import Block, Element
 from prunus.plan import Plan
+from prunus.steps import after_step, before_step
 from prunus.types import Budget
 
 Grow: TypeAlias = Literal["gradient", "random"]
@@ -100,9 +101,8 @@ class Regrow:
             self._masks.detach()
         self.plan = agreed(self.plan)
         self._masks = mask(model, self.plan, *optimizers)
-        first = optimizers[0]
-        self._masks.until_detached(first.register_step_pre_hook(lambda *_: self._change(model, optimizers)))
-        self._masks.until_detached(first.register_step_post_hook(self._count))
+        self._masks.until_detached(before_step(optimizers[0], lambda _: self._change(model, optimizers)))
+        self._masks.until_detached(after_step(optimizers[0], self._count))
         return self._masks
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Regrow:
         if self._masks is not None:
             self._masks.update(self.plan)
 
-    def _count(self, *_: object) -> None:
+    def _count(self, _: Optimizer) -> None:
         self.step += 1
 
     def _change(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.graph.groups import Group
+from prunus.graph.shards import here, piece_like
 from prunus.graph.width import mask_of, touched
 from prunus.plan import Plan
 
@@ -50,7 +51,11 @@ def _kept_slices(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
 
 
 def _laid_like(kept: Tensor, tensor: Tensor) -> Tensor:
-    """The same memory where the strides agree already, else a copy: an elementwise pass is fast on equal strides."""
+    """What belongs to the tensor's piece in this process (`graph/shards.py`).
+
+    The same memory where the strides agree already, else a copy: an elementwise pass is fast on equal strides.
+    """
+    kept, tensor = piece_like(kept, tensor), here(tensor)
     kept = kept.to(tensor.device)
     if kept.stride() == tensor.stride():
         return kept
@@ -68,4 +73,4 @@ def zero_(tensor: Tensor, kept: Tensor) -> None:
     tensor([0., 0., 3.])
     """
     with torch.no_grad():
-        tensor.detach().view(_BITS[tensor.element_size()]).mul_(kept)
+        here(tensor).view(_BITS[tensor.element_size()]).mul_(kept)

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from prunus.errors import CriterionError
 from prunus.graph.private import unwrap
 from prunus.stats import Stats
+from prunus.steps import before_step
 
 
 class Movement:
@@ -43,7 +44,7 @@ class Movement:
         names = {id(p): name for name, p in model.named_parameters()}
         for name, p in model.named_parameters():
             self._sums.setdefault(name, torch.zeros_like(p, dtype=torch.float32))
-        return Watching([o.register_step_pre_hook(lambda o, *_: self._add(o, names)) for o in optimizers], model)
+        return Watching([before_step(o, lambda o: self._add(o, names)) for o in optimizers], model)
 
     def _add(self, optimizer: Optimizer, names: Mapping[int, str]) -> None:
         for group in optimizer.param_groups:

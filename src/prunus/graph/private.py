@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from prunus.errors import TraceError
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +28,14 @@ class State:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `torch.compile`, `DataParallel` or `DistributedDataParallel`."""
+    """The model inside `torch.compile`, `DataParallel`, `DistributedDataParallel` or an `AveragedModel`."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(
             f"{type(model).__name__} is a ScriptModule, whose code cannot be captured. Pass the nn.Module it was "
             "scripted from."
         )
     inner = getattr(model, "_orig_mod", None)
-    if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if inner is None and isinstance(model, _WRAPPERS):
         inner = model.module
     return unwrap(inner) if isinstance(inner, nn.Module) else model
 
@@ -40,13 +43,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 def private_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
     """Copy a model; its parameters are shared (or cloned, `share=False`), buffers and plain tensors cloned."""
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
+    return copy.deepcopy(model, memo | own_tensors(model))
+
+
+def own_tensors(model: nn.Module) -> dict[int, Tensor]:
+    """A clone of every buffer and plain tensor, by the id of the tensor: what `deepcopy` is to take for it."""
+    memo = {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
     for module in model.modules():
         for attribute, value in vars(module).items():
             if attribute not in ("_parameters", "_buffers", "_modules"):
                 memo |= {id(t): t.detach().clone() for t in _held(value, set()) if not isinstance(t, nn.Parameter)}
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().clone()
-    return copy.deepcopy(model, memo)
+    return memo
 
 
 def _held(value: Any, seen: set[int]) -> Iterator[Tensor]:

@@ -13,8 +13,8 @@ from torch.optim.optimizer import Optimizer
 
 from prunus import criteria
 from prunus.allocate import Scope, allocate
-from prunus.apply.agreed import agreed, check_trains
 from prunus.apply.mask import bits_of, with_bits
+from prunus.apply.ranks import agreed
 from prunus.criteria import Criterion
 from prunus.errors import PlanError
 from prunus.fingerprint import name_of
@@ -23,6 +23,7 @@ from prunus.plan import Plan
 from prunus.regularize.ride import Ride, add_gradients, ride, trained, weights_of
 from prunus.regularize.units import fitting, units_of, wide
 from prunus.score import Reduce, score
+from prunus.steps import check_trains
 from prunus.types import Batch, Budget, Loss
 
 

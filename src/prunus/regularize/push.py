@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from prunus.apply.agreed import check_trains
 from prunus.errors import PlanError
 from prunus.graph.groups import Groups
 from prunus.regularize.ride import Ride, add_gradients, ride, trained, weights_of
 from prunus.regularize.units import fitting
 from prunus.schedules import Schedule
+from prunus.steps import check_trains
 
 
 class Term(Protocol):

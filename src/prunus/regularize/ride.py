@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from prunus.errors import PlanError
-
-Before: TypeAlias = Callable[[Optimizer], None]
-"""Called when the gradients of a step of this optimizer are there, before it takes the step."""
+from prunus.steps import Act, after_step, before_step
 
 
 class Ride:
@@ -38,33 +34,13 @@ class Ride:
         self.detach()
 
 
-def ride(optimizers: Sequence[Optimizer], who: str, before: Before, after: Callable[[], None]) -> Ride:
-    """Call `before` ahead of each step of each optimizer, `after` behind each step of the first.
-
-    A step that is given a closure computes its gradients itself, so that `before` follows the closure.
-    """
+def ride(optimizers: Sequence[Optimizer], who: str, before: Act, after: Callable[[], None]) -> Ride:
+    """Call `before` ahead of each step of each optimizer, `after` behind each step of the first."""
     if not optimizers:
         raise PlanError(f"{who}.attach(model) was given no optimizer to step with; expected attach(model, optimizer).")
-    hooks: list[RemovableHandle] = [each.register_step_pre_hook(_ahead(before)) for each in optimizers]
-    hooks.append(optimizers[0].register_step_post_hook(lambda *_: after()))
+    hooks = [before_step(each, before) for each in optimizers]
+    hooks.append(after_step(optimizers[0], lambda _: after()))
     return Ride([hook.remove for hook in hooks])
-
-
-def _ahead(before: Before) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any]:
-    def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
-        if closure is None:
-            return before(optimizer)
-
-        def pushed() -> Any:
-            loss = closure()
-            before(optimizer)
-            return loss
-
-        given = (args[0], pushed, *args[2:]) if len(args) > 1 else args
-        return given, {**kwargs, "closure": pushed} if "closure" in kwargs else kwargs
-
-    return hook
 
 
 def trained(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> list[str]:
