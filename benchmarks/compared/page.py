@@ -12,11 +12,11 @@ import torch
 
 from compared.chart import Line, drawn
 from compared.one import unpacked
-from compared.runs import BEST, CURVE, DENSE_STEPS, FEW, LONG, RECOVERY, SCRATCH, SEEDS, every
+from compared.runs import BEST, CURVE, DENSE_STEPS, FEW, LONG, PUSHES, RECOVERY, SCRATCH, SEEDS, every
 from prunus.statistics import paired
 
 Rows = dict[str, dict[str, Any]]
-NETS = ("whole", "cut", "recovered")
+NETS = ("whole", "cut", "by layer", "recovered")
 
 
 def write(log: Path, into: Path, page: Path) -> None:
@@ -73,7 +73,8 @@ def text(rows: Rows, differences: Sequence[dict[str, Any]], picture: str) -> str
         "leaves one weight in each).",
         _before(rows),
         "## Pushed before the cut",
-        "An epoch more with and without group lasso, then cut to a quarter of the MACs by `magnitude_l2`.",
+        "An epoch more with and without group lasso of several strengths, then cut to a quarter of the MACs by "
+        "`magnitude_l2`, without recovery.",
         _pushed(rows),
     ]
     return "\n\n".join(parts) + "\n"
@@ -83,9 +84,12 @@ def _intro() -> str:
     return (
         f"A ResNet of eight layers (78 thousand weights) on Fashion-MNIST: 55,000 images to train, {DENSE_STEPS} steps "
         f"of 64; 10,000 test images. Each way gets {RECOVERY} steps to recover, and {LONG} where it prunes while it "
-        "trains; what is compared with it gets the same. Pruned by the share of weights that stay, global ranking, "
-        "except `random` (layer by layer) and `wanda` and `ria` (by rows); channels by MACs, layer by layer. The page "
-        "is written by `python benchmarks/criteria.py --page docs/compared.md`, the rows are in "
+        "trains; what is compared with it gets the same. Statistics of batch norms are not counted anew before the "
+        "recovery. Weights are ranked globally, except for `random` (layer by layer) and `wanda`, `ria` and `obc` (by "
+        "rows); channels go layer by layer. Criteria that look at data see 512 training images.
+
+"
+        "This page is written by `python benchmarks/criteria.py --page docs/compared.md`; the rows are in "
         "`benchmarks/results/criteria.json`."
     )
 
@@ -138,11 +142,10 @@ def _before(rows: Rows) -> str:
 
 def _pushed(rows: Rows) -> str:
     body: list[list[str]] = []
-    for what in ("plain", "group lasso"):
+    for what in PUSHES:
         each = [rows[n] for s in SEEDS if (n := f"pushed/{what}/0.25/{s}") in rows]
-        lost = [100 * (row["whole"]["accuracy"] - row["cut"]["accuracy"]) for row in each]
-        body.append([what, _mean(each, "whole"), _mean(each, "cut"), ", ".join(f"{x:.1f}" for x in lost)])
-    return _table(["", "before the cut", "after the cut", "lost, points, each seed"], body)
+        body.append([what, *(_mean(each, net) for net in ("whole", "cut", "by layer"))])
+    return _table(["", "before the cut", "cut, all layers ranked together", "cut, layer by layer"], body)
 
 
 def _mean(rows: Sequence[dict[str, Any]], net: str) -> str:

@@ -14,9 +14,10 @@ CURVE = (0.5, 0.2, 0.1, 0.05, 0.01)
 FEW = (0.2, 0.05, 0.01)
 BEST = ("magnitude", "lamp", "taylor", "obd", "obs_diag", "wanda")
 """The best in the held-out images at 95 %, of the runs of seed 0."""
+PUSHES = ("plain", *(f"group lasso {strength:g}" for strength in (0.001, 0.002, 0.004)))
 SCRATCH = ("rigl", "set", "static", "ticket", "random ticket")
 OF_UNITS = ("bn_scale", "fpgm", "activation", "apoz", "flap", "hrank")
-ROWS = ("wanda", "ria")
+ROWS = ("wanda", "ria", "obc")
 """Criteria whose papers compare weights within a row."""
 CRITERIA = tuple(name for name in criteria.__all__ if name.islower() and name not in ("needing", "magnitude_l2"))
 
@@ -55,4 +56,4 @@ def every() -> Iterator[Run]:
         yield Run("dense, narrow", "trained", 0.25, seed)
         yield from (Run("while training", what, 0.05, seed) for what in ("gradual", "one shot"))
         yield from (Run("from scratch", what, 0.05, seed) for what in SCRATCH)
-        yield from (Run("pushed", what, 0.25, seed) for what in ("plain", "group lasso"))
+        yield from (Run("pushed", what, 0.25, seed) for what in PUSHES)

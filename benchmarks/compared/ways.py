@@ -106,7 +106,8 @@ def channels(given: Given) -> Judged:
 def _narrowed(given: Given, model: nn.Module, criterion: Any, scope: Any) -> nn.Module:
     groups = prunus.group(prunus.trace(model, given.images.images[:2]))
     scores = prunus.score(model, groups, criterion, data=given.calibration, loss=loss, seed=given.seed)
-    plan = prunus.allocate(groups, scores, Budget("macs", at_most=given.run.kept), scope=scope)
+    quarter = Budget("macs", at_most=given.run.kept)
+    plan = prunus.allocate(groups, scores, quarter, scope=scope, keep_at_least=0.1)
     return prunus.shrink(model, plan)
 
 
@@ -171,11 +172,16 @@ def pushed(given: Given) -> Judged:
     """An epoch more with and without group lasso, then cut to a quarter of the work, without recovery."""
     net = copy.deepcopy(given.dense)
     ride = None
-    if given.run.what == "group lasso":
+    if given.run.what != "plain":
         groups = prunus.group(prunus.trace(net, given.images.images[:2]))
-        ride = prunus.regularize.group_lasso(groups, strength=0.01, steps=LONG // 4).attach
+        strength = float(given.run.what.removeprefix("group lasso "))
+        ride = prunus.regularize.group_lasso(groups, strength=strength, steps=LONG // 4).attach
     train(net, given.images, LONG, seed=given.seed + 100, rate=RECOVERY_RATE, ride=ride)
-    return {"whole": net, "cut": _narrowed(given, net, criteria.magnitude_l2, "global")}
+    scopes = {"cut": "global", "by layer": "layer"}
+    return {
+        "whole": net,
+        **{name: _narrowed(given, net, criteria.magnitude_l2, scope) for name, scope in scopes.items()},
+    }
 
 
 def _cells(model: nn.Module, images: Images) -> prunus.Groups:
