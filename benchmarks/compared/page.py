@@ -86,9 +86,7 @@ def _intro() -> str:
         f"of 64; 10,000 test images. Each way gets {RECOVERY} steps to recover, and {LONG} where it prunes while it "
         "trains; what is compared with it gets the same. Statistics of batch norms are not counted anew before the "
         "recovery. Weights are ranked globally, except for `random` (layer by layer) and `wanda`, `ria` and `obc` (by "
-        "rows); channels go layer by layer. Criteria that look at data see 512 training images.
-
-"
+        "rows); channels go layer by layer. Criteria that look at data see 512 training images.\n\n"
         "This page is written by `python benchmarks/criteria.py --page docs/compared.md`; the rows are in "
         "`benchmarks/results/criteria.json`."
     )
