@@ -15,7 +15,7 @@ from torch import nn
 import prunus
 from compared.fashion import Images
 from compared.net import loss, made, train
-from compared.runs import DENSE_STEPS, LONG, RECOVERY, ROWS, Run
+from compared.runs import DENSE_STEPS, LONG, PUSH, RECOVERY, ROWS, Run
 from prunus import Budget, Element, criteria
 
 RECOVERY_RATE, SAMPLES, EARLY = 0.05, 512, 100
@@ -126,7 +126,7 @@ def before_training(given: Given) -> Judged:
 
 
 def while_training(given: Given) -> Judged:
-    """Each is trained an epoch more: pruned at its start, or in the course of its first 70 percent."""
+    """Each is trained three epochs more: pruned at its start, or in the course of its first 70 percent."""
     groups = _cells(given.dense, given.images)
     if given.run.what == "one shot":
         plan = prunus.allocate(groups, prunus.score(given.dense, groups, criteria.magnitude), given.budget)
@@ -175,8 +175,8 @@ def pushed(given: Given) -> Judged:
     if given.run.what != "plain":
         groups = prunus.group(prunus.trace(net, given.images.images[:2]))
         strength = float(given.run.what.removeprefix("group lasso "))
-        ride = prunus.regularize.group_lasso(groups, strength=strength, steps=LONG // 4).attach
-    train(net, given.images, LONG, seed=given.seed + 100, rate=RECOVERY_RATE, ride=ride)
+        ride = prunus.regularize.group_lasso(groups, strength=strength, steps=PUSH // 4).attach
+    train(net, given.images, PUSH, seed=given.seed + 100, rate=RECOVERY_RATE, ride=ride)
     scopes = {"cut": "global", "by layer": "layer"}
     return {
         "whole": net,
