@@ -6,12 +6,14 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from halves import Net, draw
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nets import Recipe, build, recipes
@@ -22,10 +24,11 @@ from units import can_be_permuted, permuted
 import prunus
 from prunus import Block, Budget, Channel, Element, NofM, Stats, allocate, criteria, group, score, trace
 from prunus.criteria import Criterion, Movement
-from prunus.errors import CriterionError, GroupError
+from prunus.errors import CriterionError, GroupError, PlanError
 from prunus.graph.graph import Graph
 from prunus.graph.groups import Groups
 from prunus.patterns import Pattern
+from prunus.types import Inputs
 
 x = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
 
@@ -314,6 +317,127 @@ def test_movement_goes_on_from_its_state() -> None:
         torch.equal(a, b)
         for a, b in zip(whole(Stats(model, names)).values(), again(Stats(model, names)).values(), strict=True)
     )
+
+
+def test_movement_watches_one_training_at_a_time() -> None:
+    """A second `attach` ends the first; gradients that a scaler has scaled count as they are."""
+    model = two_layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    squared(model, x).backward()
+    once, twice, scaled = Movement(), Movement(), Movement()
+    for movement, attached in ((once, 1), (twice, 2), (scaled, 1)):
+        for _ in range(attached):
+            watch = movement.attach(model, optimizer)
+        optimizer.param_groups[0]["lr"] = 0.1
+        if movement is scaled:
+            optimizer.grad_scale = torch.tensor(4.0)  # as a gradient scaler says to a fused optimizer
+        for handle in list(optimizer._optimizer_step_pre_hooks.values()):
+            handle(optimizer, (optimizer,), {})
+        watch.detach()
+    sums = [movement(stats_of(model, x))["0.weight"] for movement in (once, twice, scaled)]
+    assert sums[0].any()
+    assert torch.equal(sums[0], sums[1])
+    torch.testing.assert_close(sums[0], 4 * sums[2])
+
+
+def test_movement_of_another_model() -> None:
+    model, other = two_layers(), two_layers()
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    squared(other, x).backward()
+    with Movement().attach(model, optimizer), pytest.raises(PlanError, match="another model than the one Movement was"):
+        optimizer.step()
+
+
+def test_a_unit_that_is_read_at_many_places_has_the_mean_of_them() -> None:
+    """49 positions of a flattened map, two consumers: a share stays a share."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(54, 2))
+    inputs = torch.randn(8, 1, 7, 7)
+    found = score(model, group(trace(model, inputs)), criteria.apoz, data=[inputs], loss=squared)
+    torch.testing.assert_close(found["0"], (model[:2](inputs) > 0).double().mean((0, 2, 3)))
+    torch.testing.assert_close(found["2"], (model[:4](inputs) > 0).double().mean((0, 2, 3)))
+    for reduce in ("mean", "max", "l2"):
+        other = score(model, group(trace(model, inputs)), criteria.apoz, data=[inputs], loss=squared, reduce=reduce)
+        assert torch.equal(other["2"], found["2"])
+
+
+@pytest.mark.parametrize("name", ["magnitude_l2", "obd", "obs_diag", "taylor", "lamp"])
+def test_squares_do_not_underflow_in_half_precision(name: str) -> None:
+    model = nn.Linear(4, 4, bias=False)
+    nn.init.uniform_(model.weight, 1e-4, 2e-4)
+    model = model.half()
+    inputs = torch.randn(2, 4, dtype=torch.float16)
+    loss = lambda net, batch: (batch @ net.weight.t()).float().square().mean() * 1e4  # noqa: E731
+    found = CRITERIA[name](Stats(model, ("weight",), [inputs], loss))["weight"]  # type: ignore[misc]
+    assert bool((found > 0).all())
+
+
+def test_batches_that_do_not_reach_a_weight_count_as_zero() -> None:
+    """Of the same gradients and as many zeros F is half of what it was, and so is [F⁻¹]_ii twice."""
+    model, inputs = two_layers().double(), torch.randn(4, 2, dtype=torch.float64)
+    some = criteria.obs_diag(stats_of(model, inputs, list(inputs.split(1))))["0.weight"]
+    far = lambda net, batch: squared(net, batch) if len(batch) else net[2].bias.square().sum()  # noqa: E731
+    stats = Stats(model, ("0.weight",), [*inputs.split(1), *[inputs[:0]] * 4], far)
+    torch.testing.assert_close(criteria.obs_diag(stats)["0.weight"], some / 2)
+
+
+def test_obs_diag_knows_rows_without_a_trace() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(3, 2, 2), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    inputs = torch.randn(3, 3, 4, 4)
+    traced_ = stats_of(model, inputs)
+    bare = Stats(model, traced_.names, [inputs], squared)
+    assert torch.equal(criteria.obs_diag(bare)["0.weight"], criteria.obs_diag(traced_)["0.weight"])
+
+
+def test_fpgm_says_nothing_of_tables() -> None:
+    """The rows of a lookup table are tokens, not units."""
+    model = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    stats = Stats(model, tuple(n for n, _ in model.named_parameters()), graph=trace(model, torch.arange(6).view(2, 3)))
+    assert set(criteria.fpgm(stats)) == {"1.weight", "3.weight"}
+
+
+def test_synflow_follows_every_example() -> None:
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.shift = nn.Linear(4, 3), nn.Linear(5, 3), torch.ones(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.a(x) if x.shape[1] == 4 else self.b(x)) + self.shift
+
+    model = Either()
+    graph = trace(model, [torch.randn(2, 4), torch.randn(2, 4)])
+    other = replace(graph, examples=(graph.examples[0], Inputs((torch.randn(2, 5),))))
+    found = criteria.synflow(Stats(model, ("a.weight", "b.weight"), graph=other))
+    assert found["a.weight"].all()
+    assert found["b.weight"].all()
+
+
+def test_synflow_where_the_code_casts() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x.float())
+
+    model = Cast()
+    with pytest.raises(CriterionError, match="synflow runs the model in float64, which its code does not allow"):
+        criteria.synflow(Stats(model, ("a.weight",), graph=trace(model, torch.randn(2, 4))))
+
+
+def test_grasp_reads_the_data_twice() -> None:
+    model, inputs, graph = traced("cnn")
+    with pytest.raises(CriterionError, match="no batch at the second pass over them; can they be reread"):
+        score(model, group(graph), criteria.grasp, data=iter([inputs]), loss=squared)
+
+
+def test_a_weight_that_no_data_reach() -> None:
+    model = Net(lambda self, x: self.a(x), a=nn.Linear(4, 2), unused=nn.Linear(4, 2))
+    with pytest.raises(CriterionError, match=r"no saliency for 'unused.weight': most likely this weight took"):
+        score(model, group(model, pattern=Element()), criteria.wanda, data=[draw(2, 4)], loss=squared)
 
 
 # Every criterion

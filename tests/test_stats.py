@@ -161,6 +161,21 @@ def test_gram_matrices_are_held_while_there_is_room(monkeypatch: pytest.MonkeyPa
     assert len(passes) == 1 + 2  # sizes; the first (64); both others (36 + 16)
 
 
+def test_weights_whose_parts_read_other_values_have_no_gram_matrix() -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    model = Net(lambda self, x, y: self.a(x, y, y), a=attention)
+    assert set(stats_of(model, (X, draw(3, 4, 8))).gram) == {"a.out_proj.weight"}
+    assert set(stats_of(nn.ConvTranspose2d(4, 4, 1, groups=2), draw(2, 4, 3, 3)).gram) == set()
+
+
+def test_inputs_that_were_never_seen_are_zero() -> None:
+    """An expert that got no token."""
+    model = Net(lambda self, x: x.flatten(0, 1) @ self.w[0], w=learned(2, 8, 3))
+    seen = stats_of(model, X).inputs["w"]
+    assert seen.mean.isfinite().all()
+    assert not torch.broadcast_to(seen.mean, (2, 8, 3))[1].any()
+
+
 def test_a_parameter_without_a_product_has_no_inputs() -> None:
     model = Net(lambda self, x: self.a(x) * self.gain, a=nn.Linear(8, 4), gain=learned(4))
     found = stats_of(model, X)

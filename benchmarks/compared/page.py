@@ -12,7 +12,7 @@ import torch
 
 from compared.chart import Line, drawn
 from compared.one import unpacked
-from compared.runs import BEST, CURVE, DENSE_STEPS, FEW, LONG, PUSHES, RECOVERY, SCRATCH, SEEDS, every
+from compared.runs import BEST, CURVE, DENSE_STEPS, FEW, GRADUAL, LONG, PUSHES, RECOVERY, SCRATCH, SEEDS, every
 from prunus.statistics import paired
 
 Rows = dict[str, dict[str, Any]]
@@ -39,7 +39,8 @@ def compared(rows: Rows) -> list[dict[str, Any]]:
     pairs = [(dense, f"weights/{what}/{kept:g}") for what in ("random", *BEST) for kept in CURVE]
     pairs += [(dense, f"layer by layer/{what}/{k:g}") for what in ("random", "magnitude") for k in (0.1, 0.05, 0.01)]
     pairs += [("densities/uniform/0.05", f"densities/{what}/0.05") for what in ("erk", "lamp", "arithmetic", "owl")]
-    pairs += [(longer, f"while training/{what}/0.05") for what in ("gradual", "one shot")]
+    pairs += [(against, f"while training/{what}/0.05") for what in GRADUAL for against in (dense, longer)]
+    pairs += [("while training/one shot/0.05", f"while training/{what}/0.05") for what in GRADUAL[:2]]
     pairs += [(dense, f"from scratch/{what}/0.05") for what in SCRATCH]
     pairs += [(dense, "dense, narrow/trained/0.25")]
     found = [_difference(rows, first, second) for first, second in pairs]

@@ -131,7 +131,8 @@ def while_training(given: Given) -> Judged:
     if given.run.what == "one shot":
         plan = prunus.allocate(groups, prunus.score(given.dense, groups, criteria.magnitude), given.budget)
         return {"recovered": given.recovered(copy.deepcopy(given.dense), plan, LONG)}
-    gradual = prunus.Gradual(groups, criteria.magnitude, given.budget, steps=int(0.7 * LONG), every=20)
+    criterion = criteria.lamp if given.run.what == "gradual, lamp" else criteria.magnitude
+    gradual = prunus.Gradual(groups, criterion, given.budget, steps=int(0.7 * LONG), every=20)
     net = copy.deepcopy(given.dense)
     train(net, given.images, LONG, seed=given.seed + 100, rate=RECOVERY_RATE, ride=gradual.attach)
     return {"recovered": net}

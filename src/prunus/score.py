@@ -10,14 +10,14 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from prunus.criteria.needs import Criterion, check_needs
+from prunus.criteria.needs import Criterion, check_needs, needs_of
 from prunus.errors import CriterionError, PlanError
-from prunus.graph.groups import Group, Groups
+from prunus.graph.groups import Group, Groups, Member
 from prunus.graph.private import unwrap
 from prunus.graph.shards import in_pieces
 from prunus.graph.width import counts, length
 from prunus.stats import Stats
-from prunus.types import Batch, Loss
+from prunus.types import Batch, Loss, wide
 
 Reduce: TypeAlias = Literal["sum", "mean", "l2", "max"]
 Scores: TypeAlias = Mapping[str, Tensor]
@@ -37,7 +37,8 @@ def score(
     """Score every unit: its saliencies over all slices it owns, reduced to one value.
 
     `reduce`: `sum`; `mean` (over elements, so that wide and narrow layers compare); `l2`, the root of the sum of
-    squares; `max`. `model` has the widths of `groups` (after `groups.at(plan)`, the smaller model).
+    squares; `max`. A criterion with one value a unit (`fpgm`, `apoz`, ...) gives the mean of what all slices of the
+    unit say, whatever `reduce` is. `model` has the widths of `groups` (after `groups.at(plan)`, the smaller model).
 
     Raises `CriterionError` when the criterion returns unknown names, shapes that do not broadcast, or values that
     are not finite; `PlanError` when the model does not have the shapes of the groups.
@@ -56,7 +57,10 @@ def score(
     saliency = _checked(criterion, Stats(model, names, data, loss, seed, groups.source), model)
     if groups.laid:
         return {group.name: _score_within(groups, group, saliency, reduce) for group in groups}
-    sums = _Sums(saliency, {name: p.shape for name, p in model.named_parameters()}, reduce)
+    whole: Reduce = "sum" if "units" in needs_of(criterion) else reduce
+    sums = _Sums(saliency, {name: p.shape for name, p in model.named_parameters()}, whole)
+    if "units" in needs_of(criterion):
+        return {group.name: _value(groups, group, sums) for group in groups}
     return {group.name: _score_group(groups, group, sums, reduce) for group in groups}
 
 
@@ -111,13 +115,25 @@ def _checked(criterion: Criterion, stats: Stats, model: nn.Module) -> Mapping[st
     return given
 
 
-def _score_group(groups: Groups, group: Group, sums: _Sums, reduce: Reduce) -> Tensor:
+def _value(groups: Groups, group: Group, sums: _Sums) -> Tensor:
+    """The mean over all slices of a unit that something is said of."""
+    owned = _telling(group, sums)
+    parts = [sums.slices(m.state, m.dim)[groups.index(group, m)] for m in owned]
+    return torch.cat(parts, 1).mean(1)
+
+
+def _telling(group: Group, sums: _Sums) -> list[Member]:
     owned = [m for m in group.members if sums.tells(m.state, m.dim)]
     if not owned:
         raise CriterionError(
             f"The criterion gave no saliency for any parameter of group {group.name!r} "
             f"({', '.join(m.state for m in group.members[:4])}). Score it with another criterion or skip it."
         )
+    return owned
+
+
+def _score_group(groups: Groups, group: Group, sums: _Sums, reduce: Reduce) -> Tensor:
+    owned = _telling(group, sums)
     indices = [groups.index(group, m) for m in owned]
     parts = [sums.slices(m.state, m.dim)[index] for m, index in zip(owned, indices, strict=True)]
     if reduce == "max":
@@ -132,13 +148,17 @@ def _score_within(groups: Groups, group: Group, saliency: Mapping[str, Tensor], 
     """Scores of elements or blocks of one weight, in its own precision."""
     given = saliency.get(group.name)
     assert group.grid is not None
-    if given is None or tuple(given.shape) != group.grid.shape:
-        found = "no saliency" if given is None else f"a saliency of shape {tuple(given.shape)}"
+    if given is None:
         raise CriterionError(
-            f"The criterion gave {found} for {group.name!r}; {groups.pattern} needs a value for every element, shape "
-            f"{group.grid.shape}. A criterion with one value a unit serves Channel only."
+            f"The criterion gave no saliency for {group.name!r}: most likely this weight took part in no product with "
+            f"these data. Leave it out with skip={group.name!r}, or take another criterion."
         )
-    cells = group.grid.cells(given)
+    if tuple(given.shape) != group.grid.shape:
+        raise CriterionError(
+            f"The criterion gave a saliency of shape {tuple(given.shape)} for {group.name!r}; {groups.pattern} needs a "
+            f"value for every element, shape {group.grid.shape}. A criterion with one value a unit serves Channel only."
+        )
+    cells = group.grid.cells(given if group.grid.elements == 1 else wide(given))
     if group.grid.elements > 1:
         cells = {"sum": cells.sum, "mean": cells.mean, "max": cells.amax, "l2": cells.norm}[reduce](dim=1)
     cells = cells.flatten()
@@ -165,8 +185,7 @@ class _Sums:
         """Sum, sum of squares, or maximum over each slice along `dim`; (size,), added up in float32 or better."""
         if (name, dim) not in self.known:
             saliency = self.saliency[name]
-            saliency = saliency if saliency.dtype == torch.float64 else saliency.float()
-            full = torch.broadcast_to(saliency, self.shapes[name])
+            full = torch.broadcast_to(wide(saliency), self.shapes[name])
             self.known[name, dim] = self._reduced(full, [d for d in range(full.ndim) if d != dim]).double().cpu()
         return self.known[name, dim]
 

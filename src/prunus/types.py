@@ -32,6 +32,11 @@ def renamed(what: str, progress: Progress | None) -> Progress | None:
     return None if progress is None else lambda _, done, total: progress(what, done, total)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 at least: squares underflow in half precision, and sums lose what they add."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 BUDGETS = ("units", "params", "macs")
 
 

@@ -13,7 +13,7 @@ from prunus.cost import whole
 from prunus.criteria.needs import Criterion, check_needs
 from prunus.errors import BudgetError
 from prunus.fingerprint import name_of
-from prunus.graph.groups import Groups
+from prunus.graph.groups import Groups, gathered
 from prunus.patterns import NofM
 from prunus.plan import Plan
 from prunus.schedules import Schedule
@@ -70,7 +70,7 @@ def plan_iteratively(
             masked(model, plan), groups, criterion, data=data, loss=loss, reduce=reduce, seed=seed + done - 1
         )
         here = groups.at(plan)
-        left = {g.name: scores[g.name][here.left(g)[groups.left(g)].to(scores[g.name].device)] for g in here}
+        left = gathered(groups, here, scores)
         target = partway(budget, groups, reach(done / rounds) if done < rounds else 1.0)
         plan = plan.then(allocate(here, left, target, scope=scope, keep_at_least=keep_at_least))
         if progress is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prunus.criteria.needs import needing
 from prunus.stats import Stats
+from prunus.types import wide
 
 DAMPING = 0.01
 """Added to a diagonal, as a share of its mean, so that it can be inverted."""
@@ -21,7 +22,7 @@ def obd(stats: Stats) -> Mapping[str, Tensor]:
     Source: LeCun et al. 1990 (optimal brain damage), equation 5. It is half of `taylor`, which comes to the same from
     the first order.
     """
-    return {name: 0.5 * stats.weights[name].square() * f for name, f in stats.fisher.items()}
+    return {name: 0.5 * wide(stats.weights[name]).square() * f for name, f in stats.fisher.items()}
 
 
 @needing("gradients")
@@ -32,29 +33,28 @@ def obs_diag(stats: Stats) -> Mapping[str, Tensor]:
     batches. Source: Hassibi & Stork 1993, equation 5; Singh & Alistarh 2020 (WoodFisher), section 3, with rows for
     blocks, and the damping a hundredth of the mean diagonal.
     """
-    each: dict[str, list[Tensor]] = {}
-    for batch in stats.gradients():
-        for name, g in batch.items():
-            each.setdefault(name, []).append(g)
-    return {
-        name: w.square() / (2 * _inverse_diagonal(torch.stack(each[name]), stats.rows(name)))
-        for name, w in stats.weights.items()
-        if name in each
-    }
+    batches = list(stats.gradients())
+    found: dict[str, Tensor] = {}
+    for name, w in stats.weights.items():
+        grads = [batch[name] for batch in batches if name in batch]
+        if grads:
+            inverse = _inverse_diagonal(torch.stack(grads), stats.rows(name) or 0, len(batches))
+            found[name] = w.double().square() / (2 * inverse)
+    return found
 
 
-def _inverse_diagonal(grads: Tensor, rows: int) -> Tensor:
-    """The diagonal of (λ + Σ g gᵀ / m)⁻¹ for each row; `grads` (m, *shape).
+def _inverse_diagonal(grads: Tensor, rows: int, m: int) -> Tensor:
+    """The diagonal of (λ + Σ g gᵀ / m)⁻¹ for each row; `grads` (batches, *shape), those of `m` that are not zero.
 
-    By Woodbury's identity an m x m system a row: λ⁻¹ (1 - gᵀ (λ m + g gᵀ)⁻¹ g).
+    By Woodbury's identity a system of their number a row: λ⁻¹ (1 - gᵀ (λ m + g gᵀ)⁻¹ g).
     """
-    m, shape = grads.shape[0], grads.shape[1:]
+    some, shape = grads.shape[0], grads.shape[1:]
     if not shape:
         grads, shape = grads[:, None], torch.Size([1])
-    g = grads.double().movedim(rows + 1, 0).reshape(shape[rows], m, -1)
-    mean = g.square().mean()
+    g = grads.double().movedim(rows + 1, 0).reshape(shape[rows], some, -1)
+    mean = g.square().sum() / (m * shape.numel())
     damping = float(DAMPING * mean) or 1.0
-    system = g @ g.transpose(1, 2) + damping * m * torch.eye(m, dtype=g.dtype, device=g.device)
+    system = g @ g.transpose(1, 2) + damping * m * torch.eye(some, dtype=g.dtype, device=g.device)
     explained = (g * torch.linalg.solve(system, g)).sum(1)
     diagonal = (1 - explained).clamp(min=1e-12) / damping
     return diagonal.view(shape[rows], *(n for d, n in enumerate(shape) if d != rows)).movedim(0, rows)
@@ -72,10 +72,8 @@ def obc(stats: Stats) -> Mapping[str, Tensor]:
 
 def _reconstruction(stats: Stats) -> Iterator[tuple[str, Tensor]]:
     for name, gram in stats.gram.items():
-        w, rows = stats.weights[name], stats.rows(name)
+        w, rows = stats.weights[name], stats.rows(name) or 0
         columns = w.movedim(rows, 0).flatten(1)
-        if columns.shape[1] != gram.shape[1] or columns.shape[0] % gram.shape[0]:
-            continue  # several matrices in one weight, or a transposed convolution
         damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
         eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         inverse = torch.linalg.inv(2 * (gram + damping[:, None, None] * eye)).diagonal(dim1=1, dim2=2)
@@ -89,8 +87,8 @@ def grasp(stats: Stats) -> Mapping[str, Tensor]:
     """w · (H g): how much the norm of the gradient falls when a weight goes; for a network before its training.
 
     The paper removes what is largest of -w · H g, which is what is least here; it may be negative. Both g and H are
-    means over all batches, as in the paper's second pass. Source: Wang et al. 2020 (GraSP), arXiv:2002.07376,
-    equation 8; without its temperature of 200, which the loss may put on its logits.
+    means over all batches, as in the paper's second pass; the model runs in eval mode. Source: Wang et al. 2020
+    (GraSP), arXiv:2002.07376, equation 8; without its temperature of 200, which the loss may put on its logits.
     """
     product = stats.hessian_times(stats.grads)
     return {name: h * stats.weights[name] for name, h in product.items()}

@@ -18,4 +18,4 @@ def synflow(stats: Stats) -> Mapping[str, Tensor]:
     weights while any other could lose one. Running means of batch norms count as they are: use it before training,
     where they are zero. Source: Tanaka et al. 2020 (SynFlow), arXiv:2006.05467, equation 2 and algorithm 1.
     """
-    return {name: (f * stats.weights[name]).abs() for name, f in stats.flow.items()}
+    return {name: (f * stats.weights[name]).abs() for name, f in stats.flow.items() if name in stats.weights}

@@ -33,7 +33,7 @@ def taylor_abs(stats: Stats) -> Mapping[str, Tensor]:
 def snip(stats: Stats) -> Mapping[str, Tensor]:
     """|g w| with the gradient of the mean loss over all batches; meant for a network before its training.
 
-    Source: Lee et al. 2019 (SNIP), arXiv:1810.02340, equation 6, without the division by their sum, which is the same
-    for all.
+    The model runs in eval mode. Source: Lee et al. 2019 (SNIP), arXiv:1810.02340, equation 6, without the division by
+    their sum, which is the same for all.
     """
     return {name: (g * stats.weights[name]).abs() for name, g in stats.grads.items()}

@@ -1,7 +1,7 @@
 """Criteria that look at activations, as the weights behind them read them.
 
 What a unit gives is what its consumers read, behind its activation, norm and pooling. Values of one unit lie along the
-inputs of those weights, so that their sum over a unit is the value; the units that a weight makes it says nothing of.
+inputs of those weights; a unit that several weights or positions read has the mean of what they read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prunus.criteria.needs import needing
 from prunus.stats import Stats
+from prunus.types import wide
 
 
 @needing("activations", "units")
@@ -41,7 +42,7 @@ def _ranks(x: Tensor) -> Tensor | None:
     """The sum of the ranks of each input's maps, and how many there are; None where there are no maps."""
     if x.ndim != 4 or 1 in x.shape[2:]:
         return None
-    ranks = torch.linalg.matrix_rank(x if x.dtype == torch.float64 else x.float())
+    ranks = torch.linalg.matrix_rank(wide(x))
     return torch.stack([ranks.sum(0).double(), torch.full((x.shape[1],), float(len(x)), dtype=torch.float64)], 1)
 
 
@@ -61,11 +62,11 @@ def ria(stats: Stats) -> Mapping[str, Tensor]:
     A row is what one output is a sum of, with the kernel of a convolution; a column what one input reaches. Source:
     Zhang et al. 2024 (RIA), equation 4, with its a = ½.
     """
-    return {name: _relative(stats.weights[name].abs(), stats, name) * n.sqrt() for name, n in stats.input_norm.items()}
+    return {name: _relative(stats, name) * norm.sqrt() for name, norm in stats.input_norm.items()}
 
 
-def _relative(w: Tensor, stats: Stats, name: str) -> Tensor:
-    rows = stats.rows(name)
+def _relative(stats: Stats, name: str) -> Tensor:
+    w, rows = wide(stats.weights[name].abs()), stats.rows(name) or 0
     of_row = w.sum([d for d in range(w.ndim) if d != rows], keepdim=True)
     of_column = w.sum(rows, keepdim=True)
     tiny = torch.finfo(w.dtype).tiny
@@ -76,8 +77,8 @@ def _relative(w: Tensor, stats: Stats, name: str) -> Tensor:
 def flap(stats: Stats) -> Mapping[str, Tensor]:
     """Var(x_j) · ‖W_:j‖²: what of a unit a constant in the next bias cannot replace.
 
-    `fold_constants` or the bias correction of a recovery puts its mean there. Source: An et al. 2024 (FLAP),
-    arXiv:2312.11983, equation 5.
+    The cut itself leaves biases as they are. Source: An et al. 2024 (FLAP), arXiv:2312.11983, equation 5, without its
+    correction of biases.
     """
     return {name: _fluctuation(stats, name) for name in stats.inputs}
 

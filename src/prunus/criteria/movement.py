@@ -12,8 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.errors import CriterionError
 from prunus.graph.private import unwrap
+from prunus.graph.shards import in_pieces
 from prunus.stats import Stats
-from prunus.steps import before_step
+from prunus.steps import before_step, check_trains
 
 
 class Movement:
@@ -35,22 +36,38 @@ class Movement:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._watching: Watching | None = None
 
     def attach(self, model: nn.Module, *optimizers: Optimizer) -> Watching:
-        """Add up before each step of these optimizers, until `detach()` or the end of a `with` block."""
+        """Add up before each step of these optimizers, until `detach()` or the end of a `with` block.
+
+        An earlier watch ends. Weights in pieces (FSDP2) are refused.
+        """
         model = unwrap(model)
         if not optimizers:
             raise CriterionError("Movement.attach(model) was given no optimizer; expected attach(model, optimizer).")
-        names = {id(p): name for name, p in model.named_parameters()}
+        if in_pieces(model):
+            raise CriterionError(
+                "Movement cannot follow a model whose weights are in pieces (fully_shard): rank 0 scores a whole copy. "
+                "Use magnitude with Gradual there, or DistributedDataParallel."
+            )
+        if self._watching is not None:
+            self._watching.detach()
         for name, p in model.named_parameters():
-            self._sums.setdefault(name, torch.zeros_like(p, dtype=torch.float32))
-        return Watching([before_step(o, lambda o: self._add(o, names)) for o in optimizers], model)
+            known = self._sums.get(name, torch.zeros_like(p, dtype=torch.float32))
+            self._sums[name] = known.to(p.device)
+        self._watching = Watching([before_step(o, lambda o: self._add(o, model)) for o in optimizers], model)
+        return self._watching
 
-    def _add(self, optimizer: Optimizer, names: Mapping[int, str]) -> None:
+    def _add(self, optimizer: Optimizer, model: nn.Module) -> None:
+        check_trains(optimizer, model, "Movement")
+        names = {id(p): name for name, p in model.named_parameters()}
+        scale = getattr(optimizer, "grad_scale", None)  # of a fused optimizer under a gradient scaler
         for group in optimizer.param_groups:
             for p in group["params"]:
                 if p.grad is not None and id(p) in names:
                     moved = p.grad.detach().float() * p.detach().float()
+                    moved = moved if scale is None else moved / scale.to(moved.device)
                     self._sums[names[id(p)]].sub_(moved, alpha=float(group["lr"]))
 
     def __call__(self, stats: Stats) -> Mapping[str, Tensor]:

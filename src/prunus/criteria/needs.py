@@ -40,11 +40,16 @@ def needing(*needs: Need) -> Callable[[C], C]:
     return marked
 
 
+def needs_of(criterion: Any) -> frozenset[Need]:
+    """What a criterion was marked with; nothing for one that was not."""
+    return getattr(criterion, "needs", frozenset[Need]())
+
+
 def check_needs(
     criterion: Any, pattern: Pattern, data: Iterable[Batch] | None, loss: Loss | None, *, traced: bool
 ) -> None:
     """Raise `CriterionError` where what the criterion says it needs is not there."""
-    needs: frozenset[Need] = getattr(criterion, "needs", frozenset[Need]())
+    needs = needs_of(criterion)
     label = getattr(criterion, "__name__", type(criterion).__name__)
     if "units" in needs and not isinstance(pattern, Channel):
         raise CriterionError(

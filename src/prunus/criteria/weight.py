@@ -11,6 +11,7 @@ from prunus.criteria.needs import needing
 from prunus.graph.graph import Graph
 from prunus.graph.node import Ref
 from prunus.stats import Stats
+from prunus.types import wide
 
 
 def random(stats: Stats) -> Mapping[str, Tensor]:
@@ -26,7 +27,7 @@ def magnitude(stats: Stats) -> Mapping[str, Tensor]:
 
 def magnitude_l2(stats: Stats) -> Mapping[str, Tensor]:
     """w²; summed over a filter this is its squared L2 norm. Source: Han et al. 2015."""
-    return {name: w.square() for name, w in stats.weights.items()}
+    return {name: wide(w).square() for name, w in stats.weights.items()}
 
 
 def lamp(stats: Stats) -> Mapping[str, Tensor]:
@@ -78,7 +79,8 @@ def fpgm(stats: Stats) -> Mapping[str, Tensor]:
     A unit that others can stand in for goes first, however large. Source: He et al. 2019 (FPGM), arXiv:1811.00250,
     equation 6; a group that several weights make adds up their distances.
     """
-    return {name: _distances(w, stats.rows(name)) for name, w in stats.weights.items() if w.ndim > 1}
+    shown = {name: stats.rows(name) for name, w in stats.weights.items() if w.ndim > 1}
+    return {name: _distances(stats.weights[name], rows) for name, rows in shown.items() if rows is not None}
 
 
 def _distances(w: Tensor, rows: int) -> Tensor:

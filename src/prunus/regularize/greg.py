@@ -21,10 +21,10 @@ from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups
 from prunus.plan import Plan
 from prunus.regularize.ride import Ride, add_gradients, ride, trained, weights_of
-from prunus.regularize.units import fitting, units_of, wide
+from prunus.regularize.units import fitting, units_of
 from prunus.score import Reduce, score
 from prunus.steps import check_trains
-from prunus.types import Batch, Budget, Loss
+from prunus.types import Batch, Budget, Loss, wide
 
 
 class GReg:

@@ -12,8 +12,9 @@ from prunus import schedules
 from prunus.errors import PlanError
 from prunus.graph.groups import Groups
 from prunus.regularize.push import Push
-from prunus.regularize.units import Units, root, units_of, wide
+from prunus.regularize.units import Units, root, units_of
 from prunus.schedules import Schedule
+from prunus.types import wide
 
 
 def group_lasso(

@@ -11,8 +11,9 @@ from torch import Tensor
 from prunus import schedules
 from prunus.graph.groups import Groups
 from prunus.regularize.push import Push
-from prunus.regularize.units import Units, check_some, units_of, wide
+from prunus.regularize.units import Units, check_some, units_of
 from prunus.schedules import Schedule
+from prunus.types import wide
 
 
 def l1(groups: Groups, *, strength: float = 1e-4, steps: int = 1, schedule: Schedule = schedules.linear) -> Push:

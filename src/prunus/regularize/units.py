@@ -12,6 +12,7 @@ from prunus.errors import GroupError
 from prunus.graph.groups import Groups
 from prunus.graph.private import unwrap
 from prunus.score import check_shapes
+from prunus.types import wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +120,6 @@ def root(squares: Tensor) -> Tensor:
     """The square root, with derivative zero at zero, where it has none."""
     some = squares > 0
     return torch.where(some, squares, 1).sqrt() * some
-
-
-def wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _along(tensor: Tensor, dim: int) -> Tensor:

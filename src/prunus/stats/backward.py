@@ -42,7 +42,9 @@ def hessian_times(
             for name, h in _second(found, vector).items():
                 total[name] += h
             count += 1
-    return {name: value / max(1, count) for name, value in total.items()}
+    if count == 0:
+        raise CriterionError("The data gave no batch at the second pass over them; can they be reread? Pass a list.")
+    return {name: value / count for name, value in total.items()}
 
 
 def _second(found: Mapping[str, tuple[Tensor, Tensor]], vector: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from torch import Tensor
@@ -16,11 +16,15 @@ ROOM = 2**27
 
 
 class Grams(Mapping[str, Tensor]):
-    """Parameter -> X Xᵀ of what it reads; computed on demand together with the next ones for which there is room."""
+    """Parameter -> X Xᵀ of what it reads; computed on demand together with the next ones for which there is room.
 
-    def __init__(self, names: Iterable[str], watch: Watch) -> None:
+    Without transposed convolutions, and weights whose parts read different values (experts, projections of two
+    sequences in one weight).
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], watch: Watch) -> None:
         self._watch = watch
-        self._sizes = _sizes(set(names), watch)
+        self._sizes = _sizes(shapes, watch)
         self._held: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -66,14 +70,17 @@ def _grams(wanted: Mapping[str, int], watch: Watch) -> dict[str, Tensor]:
     return found
 
 
-def _sizes(names: set[str], watch: Watch) -> dict[str, int]:
+def _sizes(shapes: Mapping[str, tuple[int, ...]], watch: Watch) -> dict[str, int]:
     """Entries of each matrix, in the order in which the weights are used."""
     found: dict[str, int] = {}
+    others: set[str] = set()
 
     def see(read: Read) -> None:
+        if read.transposed or read.part.sizes != shapes.get(read.part.name):
+            others.add(read.part.name)
         columns = read.x.shape[1] // read.groups * prod(read.kernel.size if read.kernel else ())
-        if read.part.name in names:
+        if read.part.name in shapes:
             found[read.part.name] = read.groups * columns**2
 
     watch(see)
-    return found
+    return {name: size for name, size in found.items() if name not in others}

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from prunus.stats.products import Read
+from prunus.types import wide
 
 OfInputs = Callable[[Tensor], "Tensor | None"]
 """x (samples, inputs, *positions) -> (inputs, k): k sums for each input; None leaves this product out."""
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class Seen:
     """What one weight read over the data; each table broadcasts to the weight.
 
-    `count` values were seen of each input (samples times positions); `total` and `squares` are the sums of x and x²,
-    `size` that of |x|, `nonzero` how many were not zero. `spread` turns a value for each input into saliencies whose
-    sum over what reads that input is the value.
+    `count` values were seen of each input (samples times positions; 1 where none was); `total` and `squares` are the
+    sums of x and x², `size` that of |x|, `nonzero` how many were not zero. `spread` turns a value for each input into
+    saliencies whose sum over what reads that input is the value.
     """
 
     count: Tensor
@@ -42,8 +43,8 @@ class Inputs:
 
 
 def moments(x: Tensor) -> Tensor:
-    """The sums that `Inputs` holds."""
-    flat = (x if x.dtype == torch.float64 else x.float()).transpose(0, 1).flatten(1)
+    """The sums that `Seen` holds."""
+    flat = wide(x).transpose(0, 1).flatten(1)
     count = flat.new_full((len(flat),), flat.shape[1])
     return torch.stack([count, flat.sum(1), flat.square().sum(1), flat.abs().sum(1), (flat != 0).sum(1)], 1)
 
@@ -86,10 +87,10 @@ class Table:
         return self.channels / prod(self.shape)
 
 
-def read(table: Table) -> Inputs:
+def read(table: Table) -> Seen:
     """A table of `moments` by their names."""
     count, total, squares, size, nonzero = table.tables()
-    return Inputs(count, total, squares, size, nonzero, table.spread)
+    return Seen(count.clamp(min=1), total, squares, size, nonzero, table.spread)
 
 
 def _laid(read: Read, sums: Tensor) -> Tensor:

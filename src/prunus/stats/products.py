@@ -31,7 +31,7 @@ class Read:
     """One product of a parameter with values `x`: (samples, inputs, *positions), summed over the inputs.
 
     `into` and `out` are the dimensions of the parameter along which its inputs and outputs run. A convolution of
-    `groups` has the inputs of one group along `into`, and `kernel`, unless it is transposed.
+    `groups` has the inputs of one group along `into`, and `kernel`; a transposed one has neither, and says so.
     """
 
     part: Part
@@ -40,6 +40,7 @@ class Read:
     out: int | None
     groups: int = 1
     kernel: Kernel | None = None
+    transposed: bool = False
 
     def columns(self) -> Tensor:
         """What each output is a sum of: (groups, samples and positions, inputs of a group and kernel)."""
@@ -127,7 +128,7 @@ def _convolution(
         return
     dims = [d if of is None else of for d, of in enumerate(part.dims)]  # those of length 1 stand where they stand
     if transposed:
-        yield Read(part, x, dims[0], dims[1])
+        yield Read(part, x, dims[0], dims[1], transposed=True)
     else:
         kernel = Kernel(tuple(weight.shape[2:]), stride, padding, dilation)
         yield Read(part, x, dims[1], dims[0], groups, kernel)

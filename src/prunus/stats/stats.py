@@ -15,9 +15,9 @@ from prunus.stats.backward import gradients, hessian_times
 from prunus.stats.flow import flow
 from prunus.stats.forward import See, tables, watch
 from prunus.stats.gram import Grams
-from prunus.stats.inputs import Inputs, OfInputs, Table, moments, read
+from prunus.stats.inputs import OfInputs, Seen, Table, moments, read
 from prunus.stats.products import Read
-from prunus.types import Batch, Loss
+from prunus.types import Batch, Loss, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +58,11 @@ class Stats:
         Both are at least float32, for half precision would underflow in squares. A weight that the loss does not
         depend on has a gradient of zero.
         """
-        total = {name: torch.zeros_like(_wide(w)) for name, w in self.weights.items() if w.is_floating_point()}
+        total = {name: torch.zeros_like(wide(w)) for name, w in self.weights.items() if w.is_floating_point()}
         count = 0
         for found in self.gradients():
             for name, g in found.items():
-                total[name] += of(g, _wide(self.weights[name]))
+                total[name] += of(g, wide(self.weights[name]))
             count += 1
         return {name: value / count for name, value in total.items()}
 
@@ -72,7 +72,7 @@ class Stats:
         count = 0
         for found in gradients(self.model, self.names, data, loss):
             count += 1
-            yield {name: _wide(g.detach()) for name, (_, g) in found.items()}
+            yield {name: wide(g.detach()) for name, (_, g) in found.items()}
         if count == 0:
             raise CriterionError("The data gave no batch; a criterion with gradients needs at least one.")
 
@@ -87,7 +87,7 @@ class Stats:
         return flow(self.model, self.graph)
 
     @cached_property
-    def inputs(self) -> Mapping[str, Inputs]:
+    def inputs(self) -> Mapping[str, Seen]:
         """What each weight that takes part in products reads: counts, means, squares, zeros."""
         return {name: read(table) for name, table in self._tables(moments).items()}
 
@@ -99,7 +99,7 @@ class Stats:
     def over_inputs(self, of: OfInputs) -> Mapping[str, tuple[Sequence[Tensor], float]]:
         """Sums of your own: `of(x)`, x (samples, inputs, *positions) -> (inputs, k), added up over the data.
 
-        For each weight k tables that broadcast to it, and their `spread`, see `Inputs`.
+        For each weight k tables that broadcast to it, and their `spread`, see `Seen`.
         """
         return {name: (table.tables(), table.spread) for name, table in self._tables(of).items()}
 
@@ -110,16 +110,27 @@ class Stats:
         Each is computed when it is asked for, with its neighbors, as many as fit into a gibibyte: ask in the order of
         the names. Every such set takes a pass over the data.
         """
-        return Grams(self.names, self._watch)
+        return Grams(self._shapes, self._watch)
 
-    def rows(self, name: str) -> int:
-        """The dimension of a weight along which its outputs run; 0 where no product has shown it."""
-        if name not in self._outs and self.graph is not None:
-            watch(self.model, self.graph.examples[:1], lambda model, e: model(*e.args, **e.kwargs), self._noted)
-        return self._outs.setdefault(name, 0)
+    def rows(self, name: str) -> int | None:
+        """The dimension of a weight along which its outputs run; None where no product has shown it."""
+        return self._outs[name] if name in self._outs else self._shown.get(name)
+
+    @cached_property
+    def _shown(self) -> Mapping[str, int]:
+        """The same from the example calls of the trace, or else from the data."""
+        if self.graph is not None:
+            watch(self.model, self.graph.examples, lambda model, e: model(*e.args, **e.kwargs), self._noted)
+        elif self.data is not None and self.loss is not None:
+            watch(self.model, self.data, self.loss, self._noted)
+        return self._outs
 
     def _tables(self, of: OfInputs) -> Mapping[str, Table]:
-        return tables({name: tuple(w.shape) for name, w in self.weights.items()}, of, self._watch)
+        return tables(self._shapes, of, self._watch)
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(w.shape) for name, w in self.weights.items()}
 
     def _watch(self, see: See) -> None:
         data, loss = self._needed("activations")
@@ -146,7 +157,3 @@ def missing(what: str) -> str:
         f"This criterion looks at {what}: pass data=batches and loss=loss, where loss(model, batch) is a scalar "
         "tensor, the mean over the batch."
     )
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
