@@ -114,6 +114,16 @@ def test_random_rounds_do_not_repeat_themselves() -> None:
     assert not torch.equal(one.keep["weight"], other.keep["weight"])
 
 
+def test_densities_hold_in_rounds() -> None:
+    model = nn.Sequential(nn.Linear(20, 10, bias=False), nn.Linear(10, 5, bias=False))
+    ends = lambda groups, scores, density: {"0.weight": density / 2, "1.weight": density}  # noqa: E731
+    groups = group(model, pattern=Element())
+    plan = plan_iteratively(model, groups, criteria.magnitude, Budget("units", 0.3), rounds=3, densities=ends)
+    shares = [float(plan.keep[name].float().mean()) for name in ("0.weight", "1.weight")]
+    assert shares[0] == pytest.approx(shares[1] / 2, abs=0.02)
+    assert int(sum(v.sum() for v in plan.keep.values())) <= 75
+
+
 def test_no_rounds() -> None:
     with pytest.raises(BudgetError, match="rounds=0; expected at least 1"):
         plan_iteratively(

@@ -11,6 +11,7 @@ from prunus.allocate import Scope, allocate, partway
 from prunus.apply.mask import masked
 from prunus.cost import whole
 from prunus.criteria.needs import Criterion, check_needs
+from prunus.densities import Densities
 from prunus.errors import BudgetError
 from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups, gathered
@@ -30,6 +31,7 @@ def plan_iteratively(
     rounds: int = 100,
     schedule: Schedule | None = None,
     scope: Scope = "global",
+    densities: Densities | None = None,
     reduce: Reduce = "sum",
     keep_at_least: float = 0.0,
     data: Iterable[Batch] | None = None,
@@ -72,7 +74,8 @@ def plan_iteratively(
         here = groups.at(plan)
         left = gathered(groups, here, scores)
         target = partway(budget, groups, reach(done / rounds) if done < rounds else 1.0)
-        plan = plan.then(allocate(here, left, target, scope=scope, keep_at_least=keep_at_least))
+        step = allocate(here, left, target, scope=scope, densities=densities, keep_at_least=keep_at_least)
+        plan = plan.then(step)
         if progress is not None:
             progress("scoring", done, rounds)
     made = {"criterion": name_of(criterion), "rounds": rounds, "seed": seed}
