@@ -28,7 +28,7 @@ class Images:
 
     def steps(self, begin: int, end: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The shuffled batches of steps `begin` to `end` of a training with this seed."""
-        each = len(self.labels) // size
+        each, order = len(self.labels) // size, torch.empty(0)
         for step in range(begin, end):
             if step == begin or step % each == 0:
                 draw = torch.Generator().manual_seed(seed * 1000 + step // each)

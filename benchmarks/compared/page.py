@@ -22,11 +22,12 @@ NETS = ("whole", "cut", "by layer", "recovered")
 def write(log: Path, into: Path, page: Path) -> None:
     rows: Rows = {row["name"]: row for row in map(json.loads, log.read_text().splitlines())}
     bare = [{k: _bare(v) if k in NETS else v for k, v in row.items()} for row in rows.values()]
-    results = {"torch": torch.__version__, "compared": compared(rows), "runs": bare}
+    differences = compared(rows)
+    results = {"torch": str(torch.__version__), "compared": differences, "runs": bare}
     into.write_text(json.dumps(results, indent=1) + "\n")
     picture = page.parent / "assets" / f"{page.stem}.svg"
     picture.write_text(_curves(rows))
-    page.write_text(text(rows, results["compared"], f"assets/{picture.name}"))
+    page.write_text(text(rows, differences, f"assets/{picture.name}"))
 
 
 def _bare(net: dict[str, Any]) -> dict[str, Any]:
@@ -51,8 +52,8 @@ def _difference(rows: Rows, first: str, second: str) -> dict[str, Any] | None:
     both = [[rows.get(f"{name}/{seed}") for seed in SEEDS] for name in (first, second)]
     if any(row is None for each in both for row in each):
         return None
-    right = [torch.cat([unpacked(row["recovered"]["right"]) for row in each if row]).double() for each in both]
-    change = paired(*right)
+    before, after = (torch.cat([unpacked(row["recovered"]["right"]) for row in each if row]).double() for each in both)
+    change = paired(before, after)
     return {"of": second, "against": first, "drop": change.drop, "low": change.low, "high": change.high, "n": change.n}
 
 
@@ -97,15 +98,10 @@ def _every(rows: Rows) -> str:
     names = list(dict.fromkeys(run.what for run in every() if run.way in ("weights", "channels")))
     keys = [*(f"weights/{{}}/{kept:g}/0" for kept in FEW), "channels/{}/0.25/0"]
     order = sorted(names, key=lambda n: -_score(rows, f"weights/{n}/0.05/0") or -_score(rows, f"channels/{n}/0.25/0"))
-    heads = ["", *(f"{100 * (1 - k):g} % zeros" for k in FEW), "a quarter of the MACs", "steps of pruning, s"]
-    body = [[f"`{n}`", *(_both(rows.get(key.format(n))) for key in keys), _seconds(rows, n)] for n in order]
+    heads = ["", *(f"{100 * (1 - k):g} % zeros" for k in FEW), "a quarter of the MACs"]
+    body = [[f"`{n}`", *(_both(rows.get(key.format(n))) for key in keys)] for n in order]
     dense = rows.get("dense/trained/1/0")
-    return _table(heads, [["dense", *([_both(dense)] * len(keys)), ""], *body])
-
-
-def _seconds(rows: Rows, name: str) -> str:
-    row = rows.get(f"weights/{name}/0.05/0") or rows.get(f"channels/{name}/0.25/0")
-    return f"{row['seconds']:.0f}" if row else ""
+    return _table(heads, [["dense", *([_both(dense)] * len(keys))], *body])
 
 
 def _score(rows: Rows, name: str) -> float:
