@@ -113,6 +113,15 @@ def test_arithmetic_by_hand() -> None:
     assert shares == pytest.approx({"0.weight": 1.0, "1.weight": 0.8})
 
 
+@pytest.mark.parametrize("least", [0.01, 0.05, 0.3])
+def test_no_layer_loses_all_at_a_few_percent(least: float) -> None:
+    """A small first layer before large ones, as networks have it."""
+    groups = sized((4, 10), (20, 20), (20, 40), (5, 10))
+    outliers = {g.name: torch.arange(g.size).double() ** (i + 1) for i, g in enumerate(groups)}
+    for shares in (densities.arithmetic(groups, {}, least), densities.owl(groups, outliers, least, outlier=2.0)):
+        assert min(shares.values()) > least / 100
+
+
 @settings(max_examples=30)
 @given(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=20))
 def test_lamp_is_each_over_those_that_are_not_smaller(values: list[float]) -> None:

@@ -62,6 +62,7 @@ def owl(
     from the layer with the fewest outliers to that with the most lie 2 `bound`, as in the authors' code, whose layers
     may after the shift leave the [density - bound, density + bound] of the paper. There all weights of one transformer
     layer share a density; here each group has its own. Where all layers have equally many outliers, it is uniform.
+    `bound` is at most half the density: the paper goes to a density of 0.3, and at a few percent layers would lose all.
 
     Meant for scores with outliers, such as those of Wanda. Units that are gone count as scores of zero.
 
@@ -69,6 +70,7 @@ def owl(
     """
     found = torch.tensor([_outliers(scores[g.name], g.size, outlier) for g in groups], dtype=torch.float64)
     reach = found.max() - found.min()
+    bound = min(bound, density / 2)
     return _shifted(groups, 2 * bound * (found - found.min()) / reach if reach > 0 else found * 0, density)
 
 
@@ -82,13 +84,13 @@ def arithmetic(
     """Densities fall by equal steps along the depth; `span` lies between those of the first and the last group.
 
     density_i = c - span i / (n - 1), i = 0 to n - 1 in the order of the groups, c such that the mean over all units is
-    `density`; clipped to [0, 1]. The paper speaks of sparsities, of transformer layers of equal size, and of the step
-    beta = span / (n - 1), which it finds by a search.
+    `density`; clipped to [0, 1]. `span` is at most the density, so that no layer loses all. The paper speaks of
+    sparsities, of transformer layers of equal size, and of the step beta = span / (n - 1), which it finds by a search.
 
     Source: Huang et al. 2025, arXiv:2502.14770 (ATP).
     """
     steps = torch.arange(len(groups), dtype=torch.float64) / max(1, len(groups) - 1)
-    return _shifted(groups, -span * steps, density)
+    return _shifted(groups, -min(span, density) * steps, density)
 
 
 def _raw(groups: Groups, group: Group) -> float:
