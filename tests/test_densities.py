@@ -265,6 +265,20 @@ def test_a_function_of_ones_own_need_not_sum_up() -> None:
     assert len(groups) == 2
 
 
+@pytest.mark.parametrize("pattern", [Element(), Channel()], ids=repr)
+def test_units_that_a_layer_no_longer_has_are_not_charged(pattern: Pattern) -> None:
+    """10 and 100 left of 100 each: half of all 200 is 10 of the first and 90 of the second."""
+    widths = [10, 10, 10] if isinstance(pattern, Element) else [4, 100, 100, 4]
+    groups, scores = scored(tuple(widths), pattern)
+    first, second = (g.name for g in groups)
+    keep = {first: torch.arange(100) < 10, second: torch.ones(100, dtype=torch.bool)}
+    here = groups.at(Plan(groups, keep, None))
+    plan = allocate(
+        here, {first: scores[first][:10], second: scores[second]}, Budget("units", 0.5), densities=densities.uniform
+    )
+    assert [int(plan.keep[name].sum()) for name in (first, second)] == [10, 90]
+
+
 def test_options_show_in_the_provenance() -> None:
     _, _, plan = reached([4, 8, 4], Element(), Budget("units", 0.5), partial(densities.owl, outlier=7.0))
     assert plan.provenance["densities"] == "prunus.densities.owl(outlier=7.0)"
@@ -326,6 +340,22 @@ def test_a_share_that_is_none_is_refused(pattern: Pattern, wrong: float | None) 
         return {} if wrong is None else {g.name: wrong for g in groups}
 
     with pytest.raises(BudgetError, match=rf"mine gave {wrong} for group '0.*'; expected the share of its units"):
+        reached([4, 8, 4], pattern, Budget("units", 0.5), mine)
+
+
+def test_a_function_that_returns_nothing_is_refused() -> None:
+    def mine(groups: Groups, scores: Mapping[str, Tensor], density: float) -> Any: ...
+
+    with pytest.raises(BudgetError, match=r"mine returned a NoneType; expected a mapping, group name -> share"):
+        reached([4, 8, 4], Element(), Budget("units", 0.5), mine)
+
+
+@pytest.mark.parametrize("pattern", [Element(), Channel()], ids=repr)
+def test_densities_that_do_not_fall_are_named(pattern: Pattern) -> None:
+    def mine(groups: Groups, scores: Mapping[str, Tensor], density: float) -> Mapping[str, float]:
+        return {g.name: 0.7 for g in groups}
+
+    with pytest.raises(BudgetError, match=r"cannot be reached: with what densities=.*mine asks for at an overall dens"):
         reached([4, 8, 4], pattern, Budget("units", 0.5), mine)
 
 

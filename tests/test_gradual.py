@@ -312,6 +312,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(pattern: Pattern) -> None:
         train(*again[:2], steps=range(at, end))
         assert same(weights(again[0]), weights(model))
         assert_zeros(again[0], again[2])
+        assert (again[2].plan.costs, again[2].plan.provenance) == (gradual.plan.costs, gradual.plan.provenance)
+        assert again[2].plan.budget == gradual.plan.budget
 
     law()
 

@@ -389,6 +389,16 @@ def test_nothing_that_rides_is_refused(make: Callable[[], Any]) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    "make", [on_lightning.Prune, on_transformers.Prune, lambda l0: Riders([l0])], ids=["lightning", "trainer", "riders"]
+)
+def test_gates_that_need_a_param_group_of_their_own_are_refused(make: Callable[[Any], Any]) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    l0 = prunus.regularize.L0(prunus.group(prunus.trace(model, torch.ones(2, 4))))
+    with pytest.raises(PlanError, match="L0 adds a param group to the optimizer"):
+        make(l0)
+
+
 def test_a_checkpoint_of_other_riders_is_refused() -> None:
     gradual, plan = parts_of(net(), 0)
     with pytest.raises(PlanError, match="holds the state of 2 riders, but 1 were given"):

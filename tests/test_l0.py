@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -156,6 +157,28 @@ def test_gates_are_drawn_once_a_pass_and_shared_by_all_readers() -> None:
     assert len({each[0, 0].item() for each in found}) > 4
     model.eval()
     assert len({model(torch.ones(1, 3))[0, 0].item() for _ in range(4)}) == 1
+
+
+def test_gates_are_drawn_after_each_step_too_for_loops_that_call_a_part_and_alike_by_seed_and_step() -> None:
+    """As a LightningModule does, whose training_step calls `self.net(x)`: the hook of the whole never fires."""
+    inputs = torch.randn(4, 4)
+
+    def run(steps: range, seed: int, state: Any = None) -> list[Tensor]:
+        whole = nn.Sequential(net())
+        l0, optimizer = L0(groups_of(whole), start=0.5, seed=seed), SGD(whole.parameters(), lr=0.0)
+        l0.attach(whole, optimizer)
+        l0.load_state_dict(state or l0.state_dict())
+        found = []
+        for _ in steps:
+            found.append(whole[0](inputs).detach())
+            optimizer.step()
+        return found
+
+    found = run(range(6), seed=3)
+    assert all(not torch.equal(a, b) for a, b in pairwise(found))
+    state = {"step": 4, "log_alpha": {name: torch.zeros(size) for name, size in (("0.0", 8), ("0.3", 6))}}
+    assert all(torch.equal(a, b) for a, b in zip(run(range(4, 6), 3, state), found[4:], strict=True))
+    assert not torch.equal(run(range(1), seed=4)[0], found[0])
 
 
 def test_evaluation_is_as_before_until_gates_have_learned() -> None:

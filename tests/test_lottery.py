@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus import Block, Budget, Channel, Element, Groups, NofM, Ticket, criteria, densities
-from prunus.errors import ArtifactError, BudgetError, RecoverError
+from prunus.errors import ArtifactError, BudgetError, CriterionError, RecoverError
 from prunus.patterns import Pattern
 
 STEPS, AT, ROUNDS, SHARE = 6, 2, 3, 0.3
@@ -223,12 +224,32 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, pattern: Pattern,
         assert len(watched.calls) == ROUNDS + 2 - fails_at
         for part in ("model", "start", "dense"):
             assert same(state(getattr(again, part)), state(getattr(whole, part)))
+            assert not any(m.training for each in (again, whole) for m in getattr(each, part).modules())
         assert again.history == whole.history
         kept, again_kept = whole.plan.left, again.plan.left
         names = {g.leaf: g.name for g in whole.plan.groups.every}, {g.leaf: g.name for g in again.plan.groups.every}
         assert same({names[0][k]: v for k, v in kept.items()}, {names[1][k]: v for k, v in again_kept.items()})
     finished = found(Watched(0), pattern, rewind=rewind, run_dir=tmp_path / "0")  # nothing is left to train
     assert same(state(finished.model), state(whole.model))
+
+
+def test_a_train_that_holds_objects_goes_on_in_another_process(tmp_path: Path) -> None:
+    """Whose addresses differ there."""
+
+    class Loader:
+        pass
+
+    def with_loader(loaders: Any, model: nn.Module, begin: int, end: int, *, rate: float) -> None:
+        train(model, begin, end)
+
+    def given(rate: float) -> Any:
+        return partial(with_loader, [Loader()], rate=rate)
+
+    first, second = given(0.1), given(0.1)
+    whole = found(first, run_dir=tmp_path)
+    assert same(state(found(second, run_dir=tmp_path).model), state(whole.model))
+    with pytest.raises(ArtifactError, match="holds rounds of another run"):
+        found(given(0.2), run_dir=tmp_path)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -260,6 +281,22 @@ def test_a_damaged_round_is_named(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused_before_anything_trains(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         found(Watched(0), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"criterion": criteria.taylor}, CriterionError, "taylor: "),
+        ({"keep_at_least": 0.9}, BudgetError, "cannot be reached"),
+        ({"scope": "columns"}, BudgetError, "Unknown scope 'columns'"),
+    ],
+    ids=["needs", "budget", "scope"],
+)
+def test_what_scoring_will_ask_for_is_asked_before_anything_trains(wrong: Any, error: Any, message: str) -> None:
+    watched = Watched()
+    with pytest.raises(error, match=message):
+        found(watched, **wrong)
+    assert not watched.calls
 
 
 def test_no_budget_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
 import prunus
-from prunus import Budget, Channel, Element, NofM, criteria
+from prunus import Budget, Channel, Element, Groups, NofM, criteria, regularize
 from prunus.errors import PlanError
 from prunus.graph.shards import whole_copy
 from prunus.plan import unpack
@@ -166,6 +166,37 @@ def test_weights_in_pieces_are_not_scored_by_themselves(alone: None) -> None:
     fully_shard(model)
     with pytest.raises(PlanError, match=r"weights of FSDPLinear are in pieces.*Score before it is sharded"):
         prunus.score(model, groups, criteria.magnitude)
+
+
+WHOLE: dict[str, Callable[[Groups, Groups], Any]] = {
+    "Regrow": lambda channels, elements: prunus.Regrow(elements, Budget("units", at_most=0.5), steps=4),
+    "l1": lambda channels, elements: regularize.l1(channels),
+    "group_lasso": lambda channels, elements: regularize.group_lasso(channels),
+    "GReg": lambda channels, elements: regularize.GReg(channels, Budget("units", at_most=0.5)),
+    "L0": lambda channels, elements: regularize.L0(channels),
+}
+
+
+@pytest.mark.parametrize("which", WHOLE)
+def test_what_needs_whole_weights_says_so(which: str, alone: None) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+    graph = prunus.trace(model, torch.ones(2, 4))
+    rider = WHOLE[which](prunus.group(graph), prunus.group(graph, pattern=Element()))
+    fully_shard(model)
+    with pytest.raises(PlanError, match=rf"are in pieces .*and {which} needs whole ones. What works .*Gradual"):
+        rider.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_l1_of_single_weights_works_on_pieces(alone: None) -> None:
+    model = nn.Linear(4, 4, bias=False)
+    push = regularize.l1(prunus.group(model, pattern=Element()), strength=0.5)
+    fully_shard(model)
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with push.attach(model, optimizer):
+        model(torch.zeros(2, 4)).sum().backward()
+        optimizer.step()
+    assert torch.equal(model.weight.full_tensor(), torch.full((4, 4), 0.75))
 
 
 def test_zeros_are_set_where_a_forward_has_left_whole_weights(alone: None) -> None:

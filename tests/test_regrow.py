@@ -323,6 +323,11 @@ def test_a_plan_of_other_groups_is_refused() -> None:
         regrow_of(net(), start=plan)
 
 
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    with pytest.raises(PlanError, match="trains another model than the one Regrow was attached to"):
+        regrow_of(model := net()).attach(model, SGD(net(1).parameters(), lr=0.1))
+
+
 def test_no_optimizer_is_refused() -> None:
     with pytest.raises(PlanError, match=r"Regrow.attach\(model\) was given no optimizer to count the steps of"):
         regrow_of(net()).attach(net())

@@ -22,7 +22,7 @@ from torch.optim import LBFGS, SGD, AdamW, Optimizer
 
 import prunus
 from prunus import Block, Budget, Channel, Element, Groups, NofM, regularize, schedules
-from prunus.errors import BudgetError, GroupError, PlanError
+from prunus.errors import BudgetError, CriterionError, GroupError, PlanError
 from prunus.regularize import GReg
 from prunus.regularize.units import norms
 from prunus.schedules import Schedule
@@ -344,6 +344,22 @@ def test_a_gradient_scaler_does_not_shrink_the_term() -> None:
             torch.testing.assert_close(ours, theirs)
 
 
+def test_a_step_that_a_fused_kernel_leaves_out_counts_for_nothing() -> None:
+    """A scaler sets `found_inf` and calls the step all the same."""
+    model, made = net(), regularize.group_lasso(traced(), strength=0.1)
+    optimizer: Any = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    with made.attach(model, optimizer):
+        for found_inf, counted in ((1.0, 0), (0.0, 1)):
+            optimizer.zero_grad()
+            loss(model, batch(0)).backward()
+            before, gradient = weights(model), model[0].weight.grad.clone()
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(found_inf)
+            optimizer.step()
+            assert made.step == counted
+            assert same(weights(model), before) is not bool(counted)
+            assert torch.equal(model[0].weight.grad, gradient) is not bool(counted)
+
+
 @pytest.mark.parametrize("wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel], ids=["compile", "dp"])
 def test_compiled_and_wrapped_models(wrap: Callable[[nn.Module], nn.Module]) -> None:
     found = []
@@ -495,6 +511,32 @@ def test_a_killed_run_goes_on_to_the_same_bits(name: str, late: bool) -> None:
         assert again[2].step == at
         train(*again[:2], steps=range(at, 12))
         assert same(weights(again[0]), weights(model))
+        if isinstance(made, GReg):
+            assert (again[2].plan.costs, again[2].plan.provenance) == (made.plan.costs, made.plan.provenance)
+
+
+def test_units_of_an_earlier_plan_are_no_choice_of_its_own_when_a_run_goes_on() -> None:
+    earlier = prunus.allocate(traced(), prunus.score(net(), traced(), prunus.criteria.magnitude), Budget("units", 0.75))
+
+    def begun(seed: int) -> tuple[nn.Module, SGD, GReg]:
+        model = prunus.shrink(net(seed), earlier)
+        made = GReg(traced().at(earlier), HALF, delta=0.1, every=1, ceiling=0.5, pick_at=0.3)
+        made.attach(model, optimizer := SGD(model.parameters(), lr=0.1))
+        return model, optimizer, made
+
+    whole = begun(0)
+    train(*whole[:2], steps=range(1))
+    again = begun(1)
+    for part, of in zip(again, whole, strict=True):
+        part.load_state_dict(of.state_dict())
+    for model, optimizer, made in (again, whole):
+        train(model, optimizer, steps=range(1, 6))
+        assert sum(int(kept.sum()) for kept in made.plan.left.values()) == 8
+        old = {name: value for name, value in made.state_dict().items() if name != "picked"}
+        made.load_state_dict(old)  # as it was written before
+        assert made.state_dict()["picked"]
+    assert same(weights(again[0]), weights(whole[0]))
+    assert all(torch.equal(again[2].plan.left[leaf], kept) for leaf, kept in whole[2].plan.left.items())
 
 
 # several processes
@@ -574,6 +616,11 @@ def test_growth_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_budget_that_cannot_be_reached_is_refused_at_once() -> None:
     with pytest.raises(BudgetError, match="cannot be reached"):
         GReg(traced(), HALF, keep_at_least=0.9)
+
+
+def test_a_criterion_that_lacks_its_data_is_refused_at_once() -> None:
+    with pytest.raises(CriterionError, match="taylor: "):
+        GReg(traced(), HALF, criterion=prunus.criteria.taylor, pick_at=0.01)
 
 
 @pytest.mark.parametrize(

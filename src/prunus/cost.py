@@ -37,6 +37,11 @@ def predict(graph: Graph, keep: Keep) -> dict[str, tuple[float, float]]:
     return {name: (cost({}), cost(kept)) for name, cost in costs.items()}
 
 
+def costs_of(groups: Groups, keep: Keep) -> dict[str, tuple[float, float]]:
+    """(before, after) of what these units cost, slices of whole axes or units within tensors."""
+    return predict_within(groups, keep) if groups.laid else predict(groups.graph, keep)
+
+
 def _units(groups: Groups) -> Cost:
     return lambda kept: sum(kept.get(g.leaf, g.size) for g in groups)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prunus import criteria
-from prunus.allocate import Scope, allocate
+from prunus.allocate import Scope, allocate, check_ahead
 from prunus.apply.mask import Mask, mask
 from prunus.cost import whole
 from prunus.criteria import Criterion
@@ -38,7 +38,8 @@ Rewind: TypeAlias = Literal["weights", "rate"]
 class Ticket:
     """What `lottery` found: `model`, pruned and trained, all tensors at full size; `plan`, which units it has.
 
-    `start` is the whole network at the step that was rewound to, `dense` the whole network at the end of its training.
+    `start` is the whole network at the step that was rewound to, `dense` the whole network at the end of its training;
+    all three are in evaluation mode.
     `history` has an entry for each training, the dense one first: {"round", "density" (share of the units), "score"
     (of `evaluate`, or None)}, and the costs that the plan predicts.
     """
@@ -114,7 +115,7 @@ def lottery(
     `criterion`, `scope`, `densities`, `reduce`, `keep_at_least`, `data`, `loss` are those of `score` and `allocate`.
 
     Raises `BudgetError` for steps and rounds out of range, `RecoverError` when `train` returns something else than a
-    model or None, and what `score` and `allocate` raise.
+    model or None, and what `score` and `allocate` raise: before anything is trained, where it can be told.
 
     Source: Frankle & Carbin 2019, arXiv:1803.03635; rewinding to a step: Frankle et al. 2020, arXiv:1912.05671;
     learning-rate rewinding: Renda et al. 2020, arXiv:2003.02389. As in their code momentum is not rewound: the
@@ -148,7 +149,7 @@ def lottery(
         kept.keep(net, plan, history)
         dense = dense or net
     assert dense is not None
-    return Ticket(net, plan, start, dense, tuple(history))
+    return Ticket(net.eval(), plan, start.eval(), dense.eval(), tuple(history))
 
 
 def _start(ask: _Ask, model: nn.Module, run_dir: str | Path | None) -> nn.Module:
@@ -237,6 +238,8 @@ def _check_door(ask: _Ask) -> None:
             raise BudgetError(f"{pattern} is reached in one round, not in {ask.rounds}; pass rounds=1.")
     elif ask.budget is None:
         raise BudgetError(f'{pattern} needs a budget, such as prunus.Budget("units", at_most=0.1).')
+    limits: dict[str, Any] = {"scope": ask.scope, "densities": ask.densities, "keep_at_least": ask.keep_at_least}
+    check_ahead(ask.groups, ask.criterion, ask.budget, data=ask.data, loss=ask.loss, **limits)
 
 
 def _settings(ask: _Ask) -> dict[str, Any]:

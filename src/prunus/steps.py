@@ -17,7 +17,7 @@ Act: TypeAlias = Callable[[Optimizer], None]
 
 
 def before_step(optimizer: Optimizer, act: Act) -> RemovableHandle:
-    """Call `act(optimizer)` ahead of each step, when its gradients are there.
+    """Call `act(optimizer)` ahead of each step that is really taken, when its gradients are there.
 
     A step that is given a closure computes its gradients itself: then `act` follows the closure.
     """
@@ -64,6 +64,8 @@ def check_trains(optimizer: Optimizer, model: nn.Module, who: str) -> None:
 
 def _ahead(act: Act) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any]:
     def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _left_out(optimizer):
+            return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         if closure is None:
             return act(optimizer)
@@ -81,7 +83,13 @@ def _ahead(act: Act) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], A
 
 def _eager(act: Act) -> Callable[..., None]:
     def hook(optimizer: Optimizer, *_: object) -> None:
-        act(optimizer)
+        if not _left_out(optimizer):
+            act(optimizer)
 
     eager: Any = torch.compiler.disable(hook)
     return eager
+
+
+def _left_out(optimizer: Optimizer) -> bool:
+    """Will or did a fused kernel leave this step out, for gradients that a scaler has found infinite?"""
+    return bool(getattr(optimizer, "found_inf", False))

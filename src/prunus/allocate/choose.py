@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from prunus.allocate.shares import shares_of
+from prunus.allocate.shares import Shares
 from prunus.allocate.slices import keep_slices
 from prunus.allocate.within import keep_cells, keep_within
-from prunus.cost import predict, predict_within
+from prunus.cost import costs_of
 from prunus.densities import Densities
 from prunus.errors import BudgetError, CriterionError, GroupError
 from prunus.fingerprint import name_of
@@ -50,12 +50,14 @@ def allocate(
     _check_densities(groups, densities)
     _check_scores(groups, scores)
     keep = _kept(groups, scores, budget, scope, densities, keep_at_least)
-    provenance = {"scope": scope, "keep_at_least": keep_at_least, "torch": torch.__version__}
-    if densities is not None:
-        provenance["densities"] = name_of(densities)
-    plan = Plan(groups, keep, budget, {}, provenance)
-    costs = predict_within(groups, plan.left) if groups.laid else predict(groups.graph, plan.left)
-    return replace(plan, costs=costs)
+    plan = Plan(groups, keep, budget, {}, provenance_of(scope, densities, keep_at_least))
+    return replace(plan, costs=costs_of(groups, plan.left))
+
+
+def provenance_of(scope: Scope, densities: Densities | None, keep_at_least: float) -> dict[str, Any]:
+    """What a plan remembers of how it was allocated."""
+    made = {"scope": scope, "keep_at_least": keep_at_least, "torch": torch.__version__}
+    return made if densities is None else {**made, "densities": name_of(densities)}
 
 
 def _kept(
@@ -70,7 +72,8 @@ def _kept(
         return keep_cells(groups, scores, groups.pattern)
     assert budget is not None
     within = keep_within if groups.laid else keep_slices
-    return within(groups, scores, budget, scope, shares_of(densities, groups, scores), keep_at_least)
+    shares = None if densities is None else Shares(densities, groups, scores)
+    return within(groups, scores, budget, scope, shares, keep_at_least)
 
 
 def _check_door(groups: Groups, budget: Budget | None, scope: Scope, keep_at_least: float) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from math import ceil
 
+from prunus.allocate.shares import Shares
 from prunus.cost import whole
 from prunus.errors import BudgetError
+from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups
 from prunus.types import Budget
 
@@ -25,11 +27,15 @@ def partway(budget: Budget, groups: Groups, reached: float) -> Budget:
     return replace(budget, at_most=start - (start - min(budget.at_most, start)) * reached)
 
 
-def unreachable(budget: Budget, nearest: float, before: float) -> BudgetError:
+def unreachable(budget: Budget, nearest: float, before: float, shares: Shares | None) -> BudgetError:
     wanted = f"at most {budget.at_most:g}" + ("" if budget.relative else f" {budget.metric}")
     possible = f"{ceil(1000 * nearest / before) / 1000:g}" if budget.relative else f"{nearest:.0f}"
+    why, mend = "with the fewest units these groups allow", "lower keep_at_least or round_to"
+    if shares is not None and not shares.falls:
+        asked = f"densities={name_of(shares.densities)}"
+        why, mend = f"with what {asked} asks for at an overall density of 0", f"let the shares of {asked} fall to 0"
     return BudgetError(
-        f"Budget({budget.metric!r}, {wanted}) cannot be reached: with the fewest units these groups allow, "
-        f"{nearest:,.0f} of {before:,.0f} {budget.metric} are left ({nearest / before:.3f}). Ask for at most "
-        f"{possible}, lower keep_at_least or round_to, or let more groups be pruned."
+        f"Budget({budget.metric!r}, {wanted}) cannot be reached: {why}, {nearest:,.0f} of {before:,.0f} "
+        f"{budget.metric} are left ({nearest / before:.3f}). Ask for at most {possible}, {mend}, or let more groups be "
+        "pruned."
     )

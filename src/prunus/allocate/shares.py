@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import isfinite
-from typing import TypeAlias
+from typing import Any
 
 from torch import Tensor
 
@@ -13,21 +14,32 @@ from prunus.errors import BudgetError
 from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups
 
-Shares: TypeAlias = Callable[[float], Mapping[str, float]]
-"""Overall density -> group name -> share of its units that stays, in [0, 1]."""
 _HALVINGS = 40
 
 
-def shares_of(densities: Densities | None, groups: Groups, scores: Mapping[str, Tensor]) -> Shares | None:
+@dataclass(frozen=True, eq=False)
+class Shares:
     """The densities of these groups, checked and clipped at each call."""
-    if densities is None:
-        return None
 
-    def shares(density: float) -> Mapping[str, float]:
-        found = densities(groups, scores, density)
-        return {group.name: _checked(densities, group.name, found.get(group.name)) for group in groups}
+    densities: Densities
+    groups: Groups
+    scores: Mapping[str, Tensor]
 
-    return shares
+    def __call__(self, density: float) -> Mapping[str, float]:
+        """Overall density -> group name -> share of its units that stays, in [0, 1]."""
+        found: Any = self.densities(self.groups, self.scores, density)
+        if not isinstance(found, Mapping):
+            raise BudgetError(
+                f"densities={name_of(self.densities)} returned a {type(found).__name__}; expected a mapping, group "
+                "name -> share of its units that stays. Is a `return` missing?"
+            )
+        asked: Mapping[str, float] = found
+        return {group.name: _checked(self.densities, group.name, asked.get(group.name)) for group in self.groups}
+
+    @property
+    def falls(self) -> bool:
+        """Does it ask for nothing at an overall density of 0?"""
+        return not any(self(0.0).values())
 
 
 def _checked(densities: Densities, name: str, share: float | None) -> float:

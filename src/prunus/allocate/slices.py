@@ -121,7 +121,7 @@ def _largest(groups: Groups, budget: Budget, choices: int, choose: Choose) -> di
     cost, before, limit = _costs(groups, budget)
     place = bisect_left(range(choices), True, key=lambda i: cost(choose(i)) > limit)
     if place == 0:
-        raise unreachable(budget, cost(choose(0)), before)
+        raise unreachable(budget, cost(choose(0)), before, None)
     return choose(place - 1)
 
 
@@ -140,12 +140,12 @@ def _densest(groups: Groups, budget: Budget, bundles: Sequence[Bundle], shares: 
 
     def fits(density: float) -> bool:
         each = shares(density)
-        if of_units and sum(each[g.name] * g.size for g in groups) > limit:
+        if of_units and sum(min(b.left, each[g.name] * g.size) for b in bundles for g in b.groups) > limit:
             return False
         return cost(choose(density)) <= limit
 
     if cost(choose(0.0)) > limit:
-        raise unreachable(budget, cost(choose(0.0)), before)
+        raise unreachable(budget, cost(choose(0.0)), before, shares)
     return choose(largest(fits, budget.at_most if of_units else 0.5))
 
 

@@ -67,7 +67,7 @@ def keep_within(
     keep = _together(sheets, room) if together else _apart(sheets, room, shares, by_row=scope == "row")
     spent = sum(s.cost * int(k.sum()) for s, k in zip(sheets, keep, strict=True))
     if spent > room + _SLACK * max(1.0, abs(room)):
-        raise unreachable(budget, costs.rest + spent, before)
+        raise unreachable(budget, costs.rest + spent, before, shares)
     return {s.group.name: k for s, k in zip(sheets, keep, strict=True)}
 
 
@@ -131,7 +131,7 @@ def _given_shares(sheets: Sequence[Sheet], room: float, shares: Shares) -> list[
 
     def wanted(density: float) -> list[float]:
         each = shares(density)
-        return [each[s.group.name] * s.group.size for s in sheets]
+        return [min(float(s.left), each[s.group.name] * s.group.size) for s in sheets]
 
     def cost(units: Sequence[float]) -> float:
         return sum(s.cost * n for s, n in zip(sheets, units, strict=True))

@@ -7,15 +7,14 @@ from dataclasses import replace
 from math import floor
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from prunus import schedules
-from prunus.allocate import Scope, allocate, partway
+from prunus.allocate import Scope, allocate, check_ahead, partway, provenance_of
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
 from prunus.apply.ranks import agreed, scored
-from prunus.criteria.needs import Criterion, check_needs
+from prunus.criteria import Criterion
 from prunus.densities import Densities
 from prunus.errors import PlanError
 from prunus.fingerprint import name_of
@@ -43,6 +42,7 @@ class Gradual:
 
     Raises what `allocate` raises, `BudgetError` for a budget that cannot be reached at the start and not after hours.
 
+    >>> import torch
     >>> from prunus import Budget, Element, criteria, group
     >>> net = nn.Linear(8, 8)
     >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -76,7 +76,8 @@ class Gradual:
     ) -> None:
         if steps < 1 or (every is not None and every < 1):
             raise PlanError(f"Gradual(steps={steps}, every={every}): expected at least 1; they count optimizer steps.")
-        check_needs(criterion, groups.pattern, data, loss, traced=groups.source is not None)
+        limits: dict[str, Any] = {"scope": scope, "densities": densities, "keep_at_least": keep_at_least}
+        check_ahead(groups, criterion, budget, data=data, loss=loss, **limits)
         self.groups, self.criterion, self.budget = groups, criterion, budget
         self.steps, self.every, self.schedule = steps, every or max(1, steps // 100), schedule
         self.scope: Scope = scope
@@ -86,8 +87,6 @@ class Gradual:
         self.step = 0
         self.plan = Plan(groups, {}, budget)
         self._masks: Mask | None = None
-        level = {g.name: torch.zeros(int(groups.left(g).sum())) for g in groups}
-        self._allocated(groups, level, budget)  # can it be reached at all?
 
     def attach(self, model: nn.Module, *optimizers: Optimizer) -> Mask:
         """Count the steps of the first optimizer, and hold the zeros after the steps of each, until `detach()`.
@@ -113,8 +112,11 @@ class Gradual:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. Load model, optimizer and this: all before `attach`, or all after it."""
-        self.plan = with_bits(self.plan, state["kept"])
         self.step = int(state["step"])
+        last = self.step - self.step % self.every if self.step < self.steps else self.steps
+        self.plan = with_bits(Plan(self.groups, {}, self.budget), state["kept"])
+        if state["kept"]:
+            self.plan = replace(self.plan, budget=self._target(last), provenance=self._provenance())
         if self._masks is not None:
             self._masks.update(self.plan)
 
@@ -126,21 +128,25 @@ class Gradual:
 
     def _go_on(self, model: nn.Module) -> None:
         """Prune as far as the schedule says by now."""
-        reached = self.schedule(self.step / self.steps) if self.step < self.steps else 1.0
-        here = self.groups.at(self.plan)
+        here: Groups | None = self.groups.at(self.plan)
         if isinstance(here.pattern, NofM):
-            here, target = _partway(here, here.pattern, reached), None
-        else:
-            assert self.budget is not None
-            target = partway(self.budget, self.groups, reached)
+            here = _partway(here, here.pattern, self._reached(self.step))
         if here is None:
             return
-        plan = self._allocated(here, self._scores(model, here), target)
-        made = {"criterion": name_of(self.criterion), "schedule": name_of(self.schedule), "steps": self.steps}
-        whole = self.plan.then(agreed(plan))
-        self.plan = replace(whole, provenance={**plan.provenance, **made, "seed": self.seed})
+        plan = self._allocated(here, self._scores(model, here), self._target(self.step))
+        self.plan = replace(self.plan.then(agreed(plan)), provenance=self._provenance())
         assert self._masks is not None
         self._masks.update(self.plan)
+
+    def _reached(self, step: int) -> float:
+        return self.schedule(step / self.steps) if step < self.steps else 1.0
+
+    def _target(self, step: int) -> Budget | None:
+        return None if self.budget is None else partway(self.budget, self.groups, self._reached(step))
+
+    def _provenance(self) -> dict[str, Any]:
+        made = {"criterion": name_of(self.criterion), "schedule": name_of(self.schedule), "steps": self.steps}
+        return {**provenance_of(self.scope, self.densities, self.keep_at_least), **made, "seed": self.seed}
 
     def _allocated(self, here: Groups, scores: Scores, target: Budget | None) -> Plan:
         least = self.keep_at_least

@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from prunus.apply.zeros import kept_of, zero_
+from prunus.cost import costs_of
 from prunus.errors import PlanError
 from prunus.graph.groups import Group
 from prunus.graph.private import private_copy, state_of, unwrap
@@ -179,7 +180,7 @@ def bits_of(plan: Plan) -> dict[str, Tensor]:
 
 
 def with_bits(plan: Plan, state: Mapping[str, Tensor]) -> Plan:
-    """A plan over the same groups that keeps what packed bits say."""
+    """A plan over the same groups that keeps what packed bits say, with its costs."""
     every = {group.name: group for group in plan.groups.every}
     unknown = sorted(set(state) - set(every))
     if unknown:
@@ -188,7 +189,8 @@ def with_bits(plan: Plan, state: Mapping[str, Tensor]) -> Plan:
             f"pattern. Groups here: {', '.join(list(every)[:4])}."
         )
     groups = replace(plan.groups, items=plan.groups.every, alive={} if plan.groups.laid else plan.groups.alive)
-    return replace(plan, groups=groups, keep={name: _unpacked(every[name], bits) for name, bits in state.items()})
+    found = replace(plan, groups=groups, keep={name: _unpacked(every[name], bits) for name, bits in state.items()})
+    return replace(found, costs=costs_of(groups, found.left) if state else {})
 
 
 def _unpacked(group: Group, bits: Tensor) -> Tensor:

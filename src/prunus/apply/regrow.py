@@ -20,9 +20,10 @@ from prunus.errors import GroupError, PlanError
 from prunus.graph.grid import Grid
 from prunus.graph.groups import Groups
 from prunus.graph.private import unwrap
+from prunus.graph.shards import check_whole
 from prunus.patterns import Block, Element
 from prunus.plan import Plan
-from prunus.steps import after_step, before_step
+from prunus.steps import after_step, before_step, check_trains
 from prunus.types import Budget
 
 Grow: TypeAlias = Literal["gradient", "random"]
@@ -97,6 +98,9 @@ class Regrow:
             raise PlanError(
                 "Regrow.attach(model) was given no optimizer to count the steps of; expected attach(model, optimizer)."
             )
+        check_whole(unwrap(model), "Regrow")
+        for optimizer in optimizers:
+            check_trains(optimizer, model, "Regrow")
         if self._masks is not None:
             self._masks.detach()
         self.plan = agreed(self.plan)
@@ -123,6 +127,7 @@ class Regrow:
         """Before a step of the optimizer: the gradients are there, and zeros have theirs too."""
         if self.step == 0 or self.step % self.every or self.step >= self.until * self.steps:
             return
+        check_trains(optimizers[0], model, "Regrow")
         share = self.drop / 2 * (1 + math.cos(math.pi * self.step / (self.until * self.steps)))
         before = self.plan
         self.plan = agreed(replace(before, keep=self._moved(unwrap(model), share)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunus.errors import PlanError
 from prunus.graph.private import own_tensors
 
 _MARKS = ("__composable_", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
@@ -20,6 +21,17 @@ _MARKS = ("__composable_", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
 def in_pieces(model: nn.Module) -> bool:
     """Is any parameter?"""
     return any(_is_piece(parameter) for parameter in model.parameters())
+
+
+def check_whole(model: nn.Module, who: str) -> None:
+    """Raise `PlanError` when weights that `who` needs whole are in pieces."""
+    settle(model)
+    if in_pieces(model):
+        raise PlanError(
+            f"The weights of {type(model).__name__} are in pieces (FSDP2, tensor parallelism), and {who} needs whole "
+            "ones. What works on pieces: Gradual, the zeros of a plan (prunus.mask), and l1 over groups within tensors "
+            "that no plan has pruned. Or train with whole weights, as under DDP."
+        )
 
 
 def here(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 from prunus.apply.mask import Mask, bits_of, mask, with_bits
 from prunus.errors import PlanError
 from prunus.plan import Plan
+from prunus.regularize import L0
 from prunus.steps import inner
 
 
@@ -58,6 +59,11 @@ class Riders:
                 "Nothing was given to ride along; expected a Gradual, a Plan or the like, as in Prune(gradual). Under "
                 "transformers leave restore_callback_states_from_checkpoint=False: it makes callbacks anew from their "
                 "saved arguments, and a model's groups are none. Prune finds its state in the checkpoint by itself."
+            )
+        if any(isinstance(rider, L0) for rider in riders):
+            raise PlanError(
+                "L0 adds a param group to the optimizer, which the schedulers and checkpoints of a framework do not "
+                "expect, so that it cannot ride along there. Use it in a loop of your own: l0.attach(model, optimizer)."
             )
         self.riders: list[Rider] = [Held(rider) if isinstance(rider, Plan) else rider for rider in riders]
         self._holds: list[Hold] = []

@@ -16,7 +16,7 @@ from prunus.regularize.units import check_some
 
 
 class Gates:
-    """The gates of one group: for training drawn once a forward pass of the model, for evaluation settled."""
+    """The gates of one group: for training by noise that is drawn again and again, for evaluation settled."""
 
     def __init__(self, size: int, level: float) -> None:
         self.log_alpha = nn.Parameter(torch.full((size,), level))
@@ -25,9 +25,10 @@ class Gates:
     def to(self, device: torch.device) -> None:
         self.log_alpha.data, self.noise = self.log_alpha.data.to(device), self.noise.to(device)
 
-    def redraw(self) -> None:
+    def redraw(self, draw: torch.Generator | None = None) -> None:
         """Draw noise for the pass that comes."""
-        self.noise = torch.rand_like(self.noise).clamp(1e-6, 1 - 1e-6)
+        noise = torch.rand_like(self.noise) if draw is None else torch.rand(self.noise.shape, generator=draw)
+        self.noise = noise.to(self.noise.device).clamp(1e-6, 1 - 1e-6)
 
     def values(self, training: bool) -> Tensor:
         return drawn(self.log_alpha, self.noise) if training else settled(self.log_alpha)

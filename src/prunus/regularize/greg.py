@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from prunus import criteria
-from prunus.allocate import Scope, allocate
+from prunus.allocate import Scope, allocate, check_ahead, provenance_of
 from prunus.apply.mask import bits_of, with_bits
 from prunus.apply.ranks import agreed
 from prunus.criteria import Criterion
 from prunus.errors import PlanError
 from prunus.fingerprint import name_of
 from prunus.graph.groups import Groups
+from prunus.graph.shards import check_whole
 from prunus.plan import Plan
 from prunus.regularize.ride import Ride, add_gradients, ride, trained, weights_of
 from prunus.regularize.units import fitting, units_of
@@ -38,7 +39,8 @@ class GReg:
     The gradient added is λ_k w. A plain step multiplies a pushed weight by 1 - lr λ: keep lr · `ceiling` below 1.
     `criterion`, `reduce`, `scope`, `keep_at_least`, `data`, `loss` are those of `score` and `allocate`.
 
-    Raises `PlanError` for settings that make no sense, and what `allocate` raises for a budget that cannot be reached.
+    Raises `PlanError` for settings that make no sense, and what `score` and `allocate` raise for a criterion that
+    lacks something or a budget that cannot be reached, before anything is trained.
 
     >>> import prunus
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -89,8 +91,7 @@ class GReg:
         self.plan = Plan(groups, {}, budget)
         self._units = units_of(groups, "GReg")
         self._ride: Ride | None = None
-        level = {g.name: torch.zeros(int(groups.left(g).sum())) for g in groups}
-        allocate(groups, level, budget, scope=scope, keep_at_least=keep_at_least)  # can it be reached at all?
+        check_ahead(groups, criterion, budget, scope=scope, keep_at_least=keep_at_least, data=data, loss=loss)
 
     @property
     def steps(self) -> int:
@@ -109,6 +110,7 @@ class GReg:
         An earlier ride ends. In a `torch.distributed` run all ranks follow the choice of rank 0.
         """
         inner = fitting(model, self.groups)
+        check_whole(inner, "GReg")
         if self._ride is not None:
             self._ride.detach()
         self._ride = ride(optimizers, "GReg", lambda optimizer: self._add(inner, optimizer), lambda: self._count(inner))
@@ -116,12 +118,15 @@ class GReg:
         return self._ride
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this stands, for checkpoints: {"step": int, "kept": group name -> packed bits}."""
-        return {"step": self.step, "kept": bits_of(self.plan)}
+        """Where this stands, for checkpoints: {"step": int, "picked": bool, "kept": group name -> packed bits}."""
+        return {"step": self.step, "picked": self._picked, "kept": bits_of(self.plan)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, before or after `attach`."""
-        self.plan = with_bits(self.plan, state["kept"])
+        picked = state.get("picked", bool(state["kept"]))  # before this was written down, what was kept told
+        self.plan = Plan(self.groups, {}, self.budget)
+        if picked:
+            self.plan = replace(with_bits(self.plan, state["kept"]), provenance=self._provenance())
         self.step = int(state["step"])
 
     def _count(self, model: nn.Module) -> None:
@@ -134,8 +139,11 @@ class GReg:
                 model, self.groups, self.criterion, data=self.data, loss=self.loss, reduce=self.reduce, seed=self.seed
             )
             plan = allocate(self.groups, scores, self.budget, scope=self.scope, keep_at_least=self.keep_at_least)
-            made = {"criterion": name_of(self.criterion), "pick_at": self.pick_at, "seed": self.seed}
-            self.plan = replace(agreed(plan), provenance={**plan.provenance, **made})
+            self.plan = replace(agreed(plan), provenance=self._provenance())
+
+    def _provenance(self) -> dict[str, Any]:
+        made = {"criterion": name_of(self.criterion), "pick_at": self.pick_at, "seed": self.seed}
+        return {**provenance_of(self.scope, None, self.keep_at_least), **made}
 
     @property
     def _picked(self) -> bool:

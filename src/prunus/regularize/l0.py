@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 from prunus import schedules
 from prunus.errors import PlanError
 from prunus.graph.groups import Groups
+from prunus.graph.shards import check_whole
 from prunus.regularize.gates import Gates, Reader, check_gateable, fold, gate, readers
 from prunus.regularize.hard_concrete import level_of, open_chance, open_slope
 from prunus.regularize.push import check_strength, progressed
@@ -26,13 +27,15 @@ class L0:
 
     s_k is the share of the prunable parameters that unit k owns, so that the term lies between 0 and `strength`. A gate
     acts where a unit is read, behind norms and activations: one at zero is the unit removed. In training mode gates are
-    drawn once a forward pass, in evaluation they are settled. All start alike at sigmoid(log α) = `start`; from 0.92 on
-    they are settled at one, so that evaluation is not changed by attaching.
+    drawn once a forward pass of the model that was attached, and after each optimizer step by `seed` and step, for
+    loops that call a part of that model; in evaluation they are settled. All start alike at sigmoid(log α) = `start`;
+    from 0.92 on they are settled at one, so that evaluation is not changed by attaching.
 
     While it is attached the model's state dict has the names and the ungated weights it always had; the gates are in
     `state_dict()` of this and in a param group of the first optimizer, so that a resumed run attaches first and loads
-    then. A deep copy has the gates of its time. Move the model to its device before attaching. `detach()` folds the
-    settled gates into the weights, which stay the same parameters: the model evaluates as before it.
+    then: in loops of your own, for trainers of frameworks take no group that comes later. A deep copy has the gates of
+    its time. Move the model to its device before attaching. `detach()` folds the settled gates into the weights, which
+    stay the same parameters: the model evaluates as before it.
     Then `allocate(groups, l0.scores(), budget)` says what goes.
 
     Raises `GroupError` for units whose gates would not be the unit's: within tensors, read by no weight, by a tied one
@@ -60,13 +63,14 @@ class L0:
         start: float = 0.95,
         steps: int = 1,
         schedule: Schedule = schedules.linear,
+        seed: int = 0,
     ) -> None:
         check_strength("L0", strength, steps)
         if not 0 < start < 1:
             raise PlanError(f"L0(start={start}): expected a chance between 0 and 1, neither of them.")
         check_gateable(groups)
         self.groups, self.strength, self.lr, self.start = groups, strength, lr, start
-        self.steps, self.schedule = steps, schedule
+        self.steps, self.schedule, self.seed = steps, schedule, seed
         self.step = 0
         level = level_of(start)
         self._gates = {g.name: Gates(int(groups.left(g).sum()), level) for g in groups}
@@ -96,6 +100,7 @@ class L0:
         if self._folded or self._ride is not None:
             raise PlanError("This L0 was attached before; its gates belong to that model. Make a new one.")
         inner = fitting(model, self.groups)
+        check_whole(inner, "L0")
         found = readers(inner, self.groups, self._gates)
         made = ride(optimizers, "L0", self._add, self._count)
         self._shares = shares(inner, self.groups)
@@ -105,6 +110,7 @@ class L0:
         made.at_its_end(lambda: self._fold(found))
         made.at_its_end(lambda: self._leave(optimizers[0]))
         made.at_its_end(drawing.remove)
+        self._draw_for_step()
         self._ride = made
         return made
 
@@ -119,12 +125,14 @@ class L0:
         with torch.no_grad():
             for name, gates in self._gates.items():
                 gates.log_alpha.copy_(state["log_alpha"][name])
+        self._draw_for_step()
 
     def _now(self) -> float:
         return self.strength * progressed(self.schedule, self.step, self.steps)
 
     def _count(self) -> None:
         self.step += 1
+        self._draw_for_step()
 
     def _share(self, name: str) -> Tensor:
         return self._shares[name].to(self._gates[name].log_alpha.device)
@@ -133,6 +141,13 @@ class L0:
         if model.training:
             for gates in self._gates.values():
                 gates.redraw()
+
+    def _draw_for_step(self) -> None:
+        """Noise of this step and rank, so that a run that goes on draws the same."""
+        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+        draw = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + rank)
+        for gates in self._gates.values():
+            gates.redraw(draw)
 
     def _join(self, optimizer: Optimizer) -> None:
         rate = {} if self.lr is None else {"lr": self.lr}

@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from prunus.errors import PlanError
 from prunus.graph.groups import Groups
+from prunus.graph.shards import check_whole
 from prunus.regularize.ride import Ride, add_gradients, ride, trained, weights_of
 from prunus.regularize.units import fitting
 from prunus.schedules import Schedule
@@ -55,9 +56,12 @@ class Push:
 
         Works with closures, compiled and wrapped models, and loops of any framework. An earlier ride ends.
 
-        Raises `PlanError` without an optimizer, and when the model does not have the shapes of the groups.
+        Raises `PlanError` without an optimizer, when the model does not have the shapes of the groups, and where its
+        weights are in pieces (FSDP2), unless the term is about single weights that no plan has touched.
         """
         inner = fitting(model, self.groups)
+        if not self.groups.laid or self.groups.alive:
+            check_whole(inner, self.who)
         if self._ride is not None:
             self._ride.detach()
         self._ride = ride(optimizers, self.who, lambda optimizer: self._add(inner, optimizer), self._count)
