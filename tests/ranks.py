@@ -5,6 +5,7 @@ python tests/ranks.py RANK FOLDER
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,7 +163,9 @@ def main(rank: int, folder: Path) -> None:
     for number, case in enumerate(CASES):
         torch.save(run(case, case.way, rank), folder / f"{number}-{rank}.pt")
     (folder / f"refused-{rank}").write_text(refused())
+    distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # all is written; threads of gloo that outlive the interpreter would now and then abort it
 
 
 if __name__ == "__main__":
