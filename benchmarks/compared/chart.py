@@ -11,7 +11,7 @@ from statistics import mean
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 440, 58, 150, 34, 50
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e", "#555555")
-SHOWN = 12.0
+SHOWN = 26.0
 """Points of accuracy below the band down to which the axis goes; what is lower leaves the picture at its foot."""
 
 
@@ -36,7 +36,7 @@ def drawn(lines: Sequence[Line], band: Sequence[float]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        *_axes(kept, across, range(low, top + 1, 2), down),
+        *_axes(kept, across, range(low + (top - low) % 5, top + 1, 5), down),
     ]
     if band:
         height = max(2.0, down(min(band)) - down(max(band)))
@@ -44,7 +44,8 @@ def drawn(lines: Sequence[Line], band: Sequence[float]) -> str:
             f'<rect x="{LEFT}" y="{down(max(band)):.1f}" width="{WIDTH - LEFT - RIGHT}" height="{height:.1f}" '
             'fill="#000000" opacity="0.15"/>'
         )
-    ends = _apart([down(mean(line.points[-1][1])) if line.points else HEIGHT for line in lines])
+    last = [mean(line.points[-1][1]) if line.points else 0.0 for line in lines]
+    ends = _apart([down(value) + max(0.0, low - value) / 100 for value in last])  # those below the foot in their order
     for line, color, end in zip(lines, COLORS, ends, strict=False):
         parts += _line(line, color, across, down, end)
     return "\n".join([*parts, "</svg>"]) + "\n"

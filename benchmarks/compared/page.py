@@ -38,7 +38,7 @@ def compared(rows: Rows) -> list[dict[str, Any]]:
     """Paired differences over the images of all seeds: how much less the second way has than the first."""
     dense, longer = "dense/trained/1", "dense, longer/trained/1"
     pairs = [(dense, f"weights/{what}/{kept:g}") for what in ("random", *BEST) for kept in CURVE]
-    pairs += [(dense, f"layer by layer/{what}/{k:g}") for what in ("random", "magnitude") for k in (0.1, 0.05, 0.01)]
+    pairs += [(dense, f"layer by layer/magnitude/{kept:g}") for kept in (0.1, 0.05, 0.01)]
     pairs += [("densities/uniform/0.05", f"densities/{what}/0.05") for what in ("erk", "lamp", "arithmetic", "owl")]
     pairs += [(against, f"while training/{what}/0.05") for what in GRADUAL for against in (dense, longer)]
     pairs += [("while training/one shot/0.05", f"while training/{what}/0.05") for what in GRADUAL[:2]]
@@ -49,12 +49,18 @@ def compared(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _difference(rows: Rows, first: str, second: str) -> dict[str, Any] | None:
-    both = [[rows.get(f"{name}/{seed}") for seed in SEEDS] for name in (first, second)]
-    if any(row is None for each in both for row in each):
+    """Over the seeds that both ways have been run with."""
+    both = [
+        (rows[f"{first}/{s}"], rows[f"{second}/{s}"]) for s in SEEDS if {f"{first}/{s}", f"{second}/{s}"} <= {*rows}
+    ]
+    if not both:
         return None
-    before, after = (torch.cat([unpacked(row["recovered"]["right"]) for row in each if row]).double() for each in both)
+    before, after = (
+        torch.cat([unpacked(pair[side]["recovered"]["right"]) for pair in both]).double() for side in (0, 1)
+    )
     change = paired(before, after)
-    return {"of": second, "against": first, "drop": change.drop, "low": change.low, "high": change.high, "n": change.n}
+    found = {"drop": change.drop, "low": change.low, "high": change.high, "n": change.n}
+    return {"of": second, "against": first, "seeds": len(both), **found}
 
 
 def text(rows: Rows, differences: Sequence[dict[str, Any]], picture: str) -> str:
@@ -67,12 +73,16 @@ def text(rows: Rows, differences: Sequence[dict[str, Any]], picture: str) -> str
         "## Every criterion, one seed",
         "Accuracy in percent, before and after recovery.",
         _every(rows),
-        "## Differences, three seeds pooled",
-        "Points of accuracy lost after recovery, with a 95 % interval, over the test images of all three seeds.",
+        "## Differences, pooled over seeds",
+        "Points of accuracy lost after recovery, with a 95 % interval, over the test images of all seeds. *Dense* is "
+        "the network that the pruning began with, after the same steps to recover; *dense, longer* is that network "
+        "after the three epochs that what prunes while it trains takes. What begins from scratch trains for two "
+        "epochs; to find a ticket takes three such trainings before.",
         _differences(differences),
         "## Before training",
         "One weight of two hundred, chosen before training; *emptied* are layers with one weight or none (`allocate` "
-        "leaves one weight in each).",
+        "leaves one weight in each). The skip of a residual block goes around its convolutions; nothing goes around "
+        "the head.",
         _before(rows),
         "## Pushed before the cut",
         "An epoch more with and without group lasso of several strengths, then cut to a quarter of the MACs by "
@@ -114,10 +124,14 @@ def _both(row: dict[str, Any] | None) -> str:
 
 def _differences(differences: Iterable[dict[str, Any]]) -> str:
     body = [
-        [_words(d["of"]), _words(d["against"]), *(f"{100 * d[key]:+.2f}" for key in ("drop", "low", "high"))]
+        [
+            *(_words(d["of"]), _words(d["against"])),
+            *(f"{100 * d[key]:+.2f}" for key in ("drop", "low", "high")),
+            str(d["seeds"]),
+        ]
         for d in differences
     ]
-    return _table(["", "against", "lost, points", "at least", "at most"], body)
+    return _table(["", "against", "lost, points", "at least", "at most", "seeds"], body)
 
 
 def _words(name: str) -> str:
@@ -131,8 +145,9 @@ def _before(rows: Rows) -> str:
     for what in ("synflow", "magnitude", "snip", "grasp"):
         each = [rows[n] for s in SEEDS if (n := f"before training/{what}/0.005/{s}") in rows]
         emptied = ", ".join(str(len(row["cut"]["emptied"])) for row in each)
-        body.append([f"`{what}`", _mean(each, "recovered"), emptied])
-    return _table(["", "accuracy after training", "emptied layers, each seed"], body)
+        heads = ", ".join("yes" if "head.weight" in row["cut"]["emptied"] else "no" for row in each)
+        body.append([f"`{what}`", _mean(each, "recovered"), emptied, heads])
+    return _table(["", "accuracy after training", "emptied of 10 layers, each seed", "the head among them"], body)
 
 
 def _pushed(rows: Rows) -> str:
